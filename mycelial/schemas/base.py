@@ -1,0 +1,102 @@
+"""The models that kinds and plugin configurations are made of. Loads pydantic.
+
+camelCase in manifests, snake_case in Python. Unknown fields are errors; `x-` keys are taken out
+before validation. Units are typed strings: `30s`, `2GiB`, `10%`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|[KMGT]i?B)")
+_SIZE_UNITS = {"B": 1} | {
+    f"{prefix}{suffix}": base**power
+    for power, prefix in enumerate("KMGT", start=1)
+    for suffix, base in (("B", 1000), ("iB", 1024))
+}
+
+
+class StrictModel(BaseModel):
+    """A part of a manifest: unknown fields are errors, values are not coerced across types."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        alias_generator=to_camel,
+        validate_by_alias=True,
+        validate_by_name=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class SecretRef(StrictModel):
+    """A secret by name, resolved on the daemon. The value never stands in a manifest (I11)."""
+
+    secret: str = Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
+    """Name of the secret as the daemon's `[secrets]` providers know it."""
+
+
+class PluginConfig(StrictModel):
+    """Base of every connector's and transform's configuration.
+
+    Descriptions of fields become the docs, the JSON Schema, `explain` and the forms of the UI:
+    write them as attribute docstrings. A secret field has type `SecretRef`.
+    `connection_fields` names the fields that a Connection may hold for workflows to share.
+    """
+
+    connection_fields: ClassVar[frozenset[str]] = frozenset()
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds of `90s`, `5m`, `1h30m`. Raises: ValueError."""
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(f"{text!r} is not a duration; write it like 500ms, 30s, 5m or 1h30m")
+    return sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts)
+
+
+def parse_size(text: str) -> int:
+    """Return bytes of `512KiB`, `64MB`. Raises: ValueError."""
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not a size; write it like 512KiB, 64MiB or 2GB")
+    return int(float(found[1]) * _SIZE_UNITS[found[2]])
+
+
+def parse_percent(text: str) -> float:
+    """Return the fraction of `10%`. Raises: ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
+    if found is None or float(found[1]) > 100:
+        raise ValueError(f"{text!r} is not a percentage; write it like 10%")
+    return float(found[1]) / 100
+
+
+def _from_text(parser: Any) -> BeforeValidator:
+    def convert(value: Any) -> Any:
+        if isinstance(value, str):
+            return parser(value)
+        raise ValueError(f"write {value!r} as text with its unit")
+
+    return BeforeValidator(convert)
+
+
+_TEXT = {"type": "string"}
+Duration = Annotated[
+    float, _from_text(parse_duration), Field(json_schema_extra={**_TEXT, "examples": ["30s", "5m"]})
+]
+"""Seconds; written `30s`."""
+Size = Annotated[
+    int, _from_text(parse_size), Field(json_schema_extra={**_TEXT, "examples": ["64MiB"]})
+]
+"""Bytes; written `64MiB`."""
+Percent = Annotated[
+    float, _from_text(parse_percent), Field(json_schema_extra={**_TEXT, "examples": ["10%"]})
+]
+"""A fraction from 0 to 1; written `10%`."""

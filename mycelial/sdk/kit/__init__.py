@@ -1,0 +1,1 @@
+"""Parts that connectors share: type tables, SQL dialects, write modes, journaled file commits."""

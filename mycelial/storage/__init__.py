@@ -1,0 +1,6 @@
+"""What the control plane must remember: memory (reference), sqlite (default).
+
+Lives here: the Store protocol, its implementations and their SQL.
+Does not live here: desired state (git has it) and decisions about it (reconciler).
+One conformance suite, tests/storage, runs on every implementation.
+"""
