@@ -81,6 +81,7 @@ class Schedule:
     every_seconds: float | None = None
     cron: str | None = None
     timezone: str = "UTC"
+    poll_seconds: float = 1.0  # continuous: how long to wait after having caught up
 
 
 @dataclass(frozen=True, slots=True)
