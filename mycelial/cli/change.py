@@ -25,17 +25,30 @@ from mycelial.schemas.views import ApplyReply, ApplyRequest, PlanReply, PlanRequ
 from mycelial.schemas.wire import LivePlan
 
 _MARKS = {
-    Effect.CREATE: "+", Effect.DELETE: "-", Effect.RESNAPSHOT: "!", Effect.RESTART: "~",
-    Effect.IN_PLACE: "~", Effect.UNCHANGED: "=",
-}  # fmt: skip
+    Effect.CREATE: "+",
+    Effect.DELETE: "-",
+    Effect.RESNAPSHOT: "!",
+    Effect.RESTART: "~",
+    Effect.IN_PLACE: "~",
+    Effect.UNCHANGED: "=",
+}
 _EFFECTS = {
-    Effect.CREATE: "create", Effect.DELETE: "delete", Effect.RESNAPSHOT: "read everything again",
-    Effect.RESTART: "restart from checkpoint", Effect.IN_PLACE: "in place",
+    Effect.CREATE: "create",
+    Effect.DELETE: "delete",
+    Effect.RESNAPSHOT: "read everything again",
+    Effect.RESTART: "restart from checkpoint",
+    Effect.IN_PLACE: "in place",
     Effect.UNCHANGED: "unchanged",
-}  # fmt: skip
+}
 paths_argument = click.argument("paths", nargs=-1)
-file_option = click.option("-f", "--file", "files", multiple=True, metavar="PATH",
-                           help="File, folder or - for stdin; may be repeated.")  # fmt: skip
+file_option = click.option(
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    metavar="PATH",
+    help="File, folder or - for stdin; may be repeated.",
+)
 
 
 def _request(paths: tuple[str, ...], *, prune: bool = False, live: bool = False) -> PlanRequest:
@@ -80,8 +93,9 @@ def plan(
         show_plan(reply.plan)
         _show_live(reply)
     if require_live and reply.live_unknown:
-        raise CheckSaysNo("MYC-CLI-020", "not every daemon could be asked: "
-                          + ", ".join(reply.live_unknown))  # fmt: skip
+        raise CheckSaysNo(
+            "MYC-CLI-020", "not every daemon could be asked: " + ", ".join(reply.live_unknown)
+        )
     changed = detailed_exitcode and not reply.plan.is_empty
     return ExitCode.CHANGES if changed else ExitCode.DONE
 
@@ -215,7 +229,7 @@ def apply(
             plan_hash=plan_hash or preview.plan_hash,
             confirmed=_confirm(preview.plan, yes=yes),
             branch=branch,
-        )  # fmt: skip
+        )
     )
     _show_applied(reply, output)
     if wait_for:
@@ -235,8 +249,11 @@ def _apply_input(paths: tuple[str, ...], *, prune: bool) -> tuple[PlanRequest, s
             saved = json.loads(Path(paths[0]).read_text(encoding="utf-8"))
             return decode(PlanRequest, saved["request"]), str(saved["planHash"])
         except (OSError, ValueError, KeyError) as error:
-            raise UsageError("MYC-CLI-021", f"{paths[0]} is not a saved plan: {error}",
-                             fix="make one with: mycelial plan --out FILE.json") from error  # fmt: skip
+            raise UsageError(
+                "MYC-CLI-021",
+                f"{paths[0]} is not a saved plan: {error}",
+                fix="make one with: mycelial plan --out FILE.json",
+            ) from error
     return _request(paths, prune=prune), ""
 
 
@@ -249,9 +266,10 @@ def _confirm(plan: Plan, *, yes: bool) -> tuple[str, ...]:
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError(
-                "MYC-CLI-022", f"this deletes {render.plural(len(gone), 'object')}: "
-                + ", ".join(gone), fix="add --yes to agree",
-            )  # fmt: skip
+                "MYC-CLI-022",
+                f"this deletes {render.plural(len(gone), 'object')}: " + ", ".join(gone),
+                fix="add --yes to agree",
+            )
         click.confirm("Delete them?", abort=True, err=True)
     return tuple(gone)
 

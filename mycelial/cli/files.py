@@ -38,9 +38,10 @@ def find_manifests(paths: Iterable[str]) -> list[FoundFile]:
     found = {item.path: item for path in asked for item in _walk(path)}
     if not found:
         raise UsageError(
-            "MYC-CLI-030", f"no manifest (*.yaml, *.yml) under {', '.join(asked)}",
+            "MYC-CLI-030",
+            f"no manifest (*.yaml, *.yml) under {', '.join(asked)}",
             fix="name a file or folder that holds manifests",
-        )  # fmt: skip
+        )
     return [found[path] for path in sorted(found)]
 
 

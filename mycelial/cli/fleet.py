@@ -14,24 +14,42 @@ from mycelial.kernel.errors import UsageError
 
 
 @click.command()
-@click.option("--data", type=click.Path(file_okay=False, path_type=Path), default=None,
-              help="Where the control plane keeps its state.")  # fmt: skip
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Where the control plane keeps its state.",
+)
 @click.option("--listen", default="127.0.0.1:7777", show_default=True, help="For people and CLI.")
 @click.option("--daemon-listen", default="127.0.0.1:7443", show_default=True, help="For daemons.")
-@click.option("--advertise", multiple=True, metavar="NAME",
-              help="Names or addresses by which daemons reach this host; repeatable.")  # fmt: skip
+@click.option(
+    "--advertise",
+    multiple=True,
+    metavar="NAME",
+    help="Names or addresses by which daemons reach this host; repeatable.",
+)
 @click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--repository", default="", metavar="URL",
-              help="A remote repository to follow instead of the embedded one.")  # fmt: skip
-@click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="A folder to follow instead of a repository, for development.")  # fmt: skip
+@click.option(
+    "--repository",
+    default="",
+    metavar="URL",
+    help="A remote repository to follow instead of the embedded one.",
+)
+@click.option(
+    "--folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder to follow instead of a repository, for development.",
+)
 @click.option("--branch", default="main", show_default=True)
 @click.option("--poll", default="30s", show_default=True, help="How often a remote is asked.")
 @click.option("--push", is_flag=True, help="Let apply push to the remote's tracked branch.")
 @click.option("--known-hosts", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--seed", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Manifests for the first commit of an empty embedded repository.")  # fmt: skip
+@click.option(
+    "--seed",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Manifests for the first commit of an empty embedded repository.",
+)
 def server(
     data: Path | None,
     listen: str,
@@ -61,20 +79,32 @@ def server(
         raise UsageError("MYC-CLI-011", str(error)) from error
     run_server(
         ServerOptions(
-            data=data or data_home() / "server", listen=parse_address(listen),
-            daemon_listen=parse_address(daemon_listen), advertise=advertise, tls_cert=tls_cert,
-            tls_key=tls_key, repository=repository, folder=folder, branch=branch,
-            poll_seconds=poll_seconds, push=push, known_hosts=known_hosts, seed=seed,
+            data=data or data_home() / "server",
+            listen=parse_address(listen),
+            daemon_listen=parse_address(daemon_listen),
+            advertise=advertise,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            repository=repository,
+            folder=folder,
+            branch=branch,
+            poll_seconds=poll_seconds,
+            push=push,
+            known_hosts=known_hosts,
+            seed=seed,
         )
-    )  # fmt: skip
+    )
 
 
 def parse_address(text: str) -> tuple[str, int]:
     """Split `127.0.0.1:7777` or `[::1]:7777`. Raises: UsageError."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65_535:
-        raise UsageError("MYC-CLI-050", f"{text!r} is not an address",
-                         fix="write HOST:PORT, such as 127.0.0.1:7777")  # fmt: skip
+        raise UsageError(
+            "MYC-CLI-050",
+            f"{text!r} is not an address",
+            fix="write HOST:PORT, such as 127.0.0.1:7777",
+        )
     return host.strip("[]"), int(port)
 
 
@@ -102,8 +132,10 @@ def token(session: Session, name: str, labels: tuple[str, ...], ttl: str, output
         render.show_json(reply)
         return
     click.echo(f"On the machine, before {rfc3339(reply.expires_at)}:", err=True)
-    click.echo(reply.command or f"mycelial daemon join --name {shlex.quote(name)} "
-               f"--token {shlex.quote(reply.token)}")  # fmt: skip
+    click.echo(
+        reply.command
+        or f"mycelial daemon join --name {shlex.quote(name)} --token {shlex.quote(reply.token)}"
+    )
 
 
 def parse_labels(texts: tuple[str, ...]) -> dict[str, str]:
@@ -112,16 +144,20 @@ def parse_labels(texts: tuple[str, ...]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not (equals and key and value):
-            raise UsageError("MYC-CLI-051", f"{text!r} is not a label",
-                             fix="write KEY=VALUE, such as role=till")  # fmt: skip
+            raise UsageError(
+                "MYC-CLI-051", f"{text!r} is not a label", fix="write KEY=VALUE, such as role=till"
+            )
         labels[key] = value
     return labels
 
 
 state_dir_option = click.option(
-    "--state", "state_dir", type=click.Path(file_okay=False, path_type=Path), default=None,
+    "--state",
+    "state_dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
     help="Where the daemon keeps its identity and state.",
-)  # fmt: skip
+)
 
 
 @daemon.command()
@@ -142,8 +178,13 @@ def join(
 
 
 @daemon.command()
-@click.option("--config", "config_file", type=click.Path(dir_okay=False, path_type=Path),
-              default=None, help="config.toml; optional once joined.")  # fmt: skip
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="config.toml; optional once joined.",
+)
 @state_dir_option
 def run(config_file: Path | None, state_dir: Path | None) -> None:
     """Run what the control plane assigned, also while it is away."""

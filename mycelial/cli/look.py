@@ -16,11 +16,17 @@ from mycelial.kernel.errors import CheckSaysNo, ExitCode, OperationFailed, Usage
 from mycelial.schemas.views import DaemonView, EventView, PlacementView, WorkflowView
 
 KINDS = {
-    "workflow": "Workflow", "workflows": "Workflow", "wf": "Workflow",
-    "daemon": "Daemon", "daemons": "Daemon", "d": "Daemon",
-    "connection": "Connection", "connections": "Connection", "conn": "Connection",
+    "workflow": "Workflow",
+    "workflows": "Workflow",
+    "wf": "Workflow",
+    "daemon": "Daemon",
+    "daemons": "Daemon",
+    "d": "Daemon",
+    "connection": "Connection",
+    "connections": "Connection",
+    "conn": "Connection",
     "project": "Project",
-}  # fmt: skip
+}
 
 
 def parse_kind(text: str) -> str:
@@ -28,9 +34,10 @@ def parse_kind(text: str) -> str:
     kind = KINDS.get(text.lower())
     if kind is None:
         raise UsageError(
-            "MYC-CLI-010", f"{text!r} is not a kind of object",
+            "MYC-CLI-010",
+            f"{text!r} is not a kind of object",
             fix="use workflow (wf), daemon (d), connection (conn) or project",
-        )  # fmt: skip
+        )
     return kind
 
 
@@ -333,14 +340,20 @@ def history(session: Session, reference: str, limit: int, output: str) -> None:
         render.show_yaml(found)
     else:
         rows = [
-            (short_revision(r.revision), rfc3339(r.committed_at)[:19], r.outcome,
-             r.author.split(" <")[0], r.message.split("\n")[0])
+            (
+                short_revision(r.revision),
+                rfc3339(r.committed_at)[:19],
+                r.outcome,
+                r.author.split(" <")[0],
+                r.message.split("\n")[0],
+            )
             for r in found
-        ]  # fmt: skip
+        ]
         render.show_table(
-            ["REVISION", "AT", "OUTCOME", "AUTHOR", "MESSAGE"], rows,
+            ["REVISION", "AT", "OUTCOME", "AUTHOR", "MESSAGE"],
+            rows,
             empty="no commits yet; mycelial apply -f FILE makes the first",
-        )  # fmt: skip
+        )
 
 
 _CONDITIONS: dict[str, Callable[[WorkflowView], bool]] = {
@@ -355,8 +368,13 @@ _CONDITIONS: dict[str, Callable[[WorkflowView], bool]] = {
 
 @click.command()
 @click.argument("reference")
-@click.option("--for", "condition", type=click.Choice([*_CONDITIONS, "Online", "Deleted"]),
-              default="Healthy", show_default=True)  # fmt: skip
+@click.option(
+    "--for",
+    "condition",
+    type=click.Choice([*_CONDITIONS, "Online", "Deleted"]),
+    default="Healthy",
+    show_default=True,
+)
 @click.option("--timeout", default="60s", show_default=True, help="Such as 30s or 5m.")
 @click.pass_obj
 def wait(session: Session, reference: str, condition: str, timeout: str) -> None:
@@ -377,9 +395,10 @@ def wait(session: Session, reference: str, condition: str, timeout: str) -> None
             return
         clock.sleep(0.1)
     raise OperationFailed(
-        "MYC-CLI-012", f"{kind}/{name} is not {condition} after {timeout}: {seen}",
+        "MYC-CLI-012",
+        f"{kind}/{name} is not {condition} after {timeout}: {seen}",
         fix=f"look closer: mycelial describe {kind.lower()}/{name}",
-    )  # fmt: skip
+    )
 
 
 def _is_as_asked(session: Session, kind: str, name: str, condition: str) -> tuple[bool, str]:

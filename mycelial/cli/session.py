@@ -102,8 +102,12 @@ class Session:
                 fix="set MYCELIAL_TOKEN_FILE to the server's admin.token file (or MYCELIAL_TOKEN), "
                 f"or add a context to {config_file()}",
             )
-        return Target(url, token, chosen.origin if chosen else "environment",
-                      chosen.ca_file if chosen else None)  # fmt: skip
+        return Target(
+            url,
+            token,
+            chosen.origin if chosen else "environment",
+            chosen.ca_file if chosen else None,
+        )
 
     def _from_config(self) -> Target | None:
         path = config_file()
@@ -126,8 +130,11 @@ class Session:
             if not wanted:
                 return None
             known = ", ".join(sorted(config.get("contexts", {}))) or "none"
-            raise UsageError("MYC-CLI-002", f"there is no context {name!r} in {path}",
-                             fix=f"known contexts: {known}")  # fmt: skip
+            raise UsageError(
+                "MYC-CLI-002",
+                f"there is no context {name!r} in {path}",
+                fix=f"known contexts: {known}",
+            )
         token = _read_token(Path(entry["token_file"]).expanduser())
         ca_file = Path(entry["ca_file"]).expanduser() if "ca_file" in entry else None
         return Target(entry["url"], token, f"context {name}", ca_file)
@@ -146,6 +153,7 @@ def _read_token(path: Path) -> Secret:
         return Secret(path.read_text(encoding="utf-8").strip())
     except OSError as error:
         raise NotAllowed(
-            "MYC-CLI-004", f"cannot read the token file {path}: {error.strerror}",
+            "MYC-CLI-004",
+            f"cannot read the token file {path}: {error.strerror}",
             fix="point MYCELIAL_TOKEN_FILE or the context's token_file at the admin.token file",
-        ) from error  # fmt: skip
+        ) from error

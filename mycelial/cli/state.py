@@ -59,7 +59,9 @@ def state_set(
     if not yes and sys.stdin.isatty():
         click.confirm(
             f"{workflow} on {daemon} will go on from {position}; rows may be read again or "
-            "skipped. Go on?", abort=True, err=True,
-        )  # fmt: skip
+            "skipped. Go on?",
+            abort=True,
+            err=True,
+        )
     session.client.state_set(workflow, daemon=daemon, part=part, position=position)
     click.echo(f"{workflow} on {daemon} goes on from {position}", err=True)

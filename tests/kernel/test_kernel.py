@@ -59,9 +59,14 @@ def test_an_invalid_manifest_carries_every_problem_and_prints_the_first_error() 
 
 def test_a_problem_survives_the_wire() -> None:
     problem = Problem(
-        "MYC-X-001", "wrong", "mend", Location("a.yaml", 3, 7), path="spec.x",
-        subject="Workflow/a", frame=((2, "a"), (3, "b")),
-    )  # fmt: skip
+        "MYC-X-001",
+        "wrong",
+        "mend",
+        Location("a.yaml", 3, 7),
+        path="spec.x",
+        subject="Workflow/a",
+        frame=((2, "a"), (3, "b")),
+    )
     assert Problem.from_json(json.loads(json.dumps(problem.to_json()))) == problem
 
 
@@ -86,8 +91,10 @@ def test_a_durable_write_that_fails_leaves_the_old_content_and_no_litter(tmp_pat
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "state")],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "27"  # EFBIG
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
     assert (tmp_path / "state").read_bytes() == b"old"

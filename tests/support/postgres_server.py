@@ -174,10 +174,23 @@ def start(settings: dict[str, str] | None = None) -> Server:
         os.chown(directory, drop["user"], drop["group"])
         os.chown(data, drop["user"], drop["group"])
     made = subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "mycelial", "--auth=trust", "-E", "UTF8",
-         "--locale=C", "--no-sync"],
-        capture_output=True, text=True, cwd=directory, **drop,
-    )  # fmt: skip
+        [
+            programs / "initdb",
+            "-D",
+            data,
+            "-U",
+            "mycelial",
+            "--auth=trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=directory,
+        **drop,
+    )
     if made.returncode != 0:
         raise Unavailable(f"initdb failed: {made.stderr.strip()[-400:]}")
     port = free_port()
@@ -194,17 +207,29 @@ def start(settings: dict[str, str] | None = None) -> Server:
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
             [programs / "postgres", "-D", data, *arguments],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=directory,
-            start_new_session=True, **drop,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=directory,
+            start_new_session=True,
+            **drop,
+        )
     server = Server(directory, programs, port, process, options)
     _wait_until_ready(server)
     return server
 
 
 def _wait_until_ready(server: Server) -> None:
-    ready = [server.programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(server.port),
-             "-t", "1"]  # fmt: skip
+    ready = [
+        server.programs / "pg_isready",
+        "-q",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(server.port),
+        "-t",
+        "1",
+    ]
     for _ in range(300):
         if server.process.poll() is not None:
             raise Unavailable((server.directory / "log").read_text(errors="replace")[-600:])
