@@ -13,6 +13,7 @@ from mycelial.cli import render
 from mycelial.cli.session import Session
 from mycelial.kernel.clock import SystemClock, rfc3339
 from mycelial.kernel.errors import CheckSaysNo, ExitCode, OperationFailed, UsageError
+from mycelial.schemas.codec import encode
 from mycelial.schemas.views import DaemonView, EventView, PlacementView, WorkflowView
 
 KINDS = {
@@ -64,7 +65,7 @@ def get(
     clock, last = SystemClock(), ""
     while True:
         items = _fetch(session, kind, name, selector)
-        shown = json.dumps([render.encode(item) for item in items], sort_keys=True)
+        shown = json.dumps([encode(item) for item in items], sort_keys=True)
         if shown != last:
             _show(kind, items, output, clock.now())
         last = shown
@@ -282,7 +283,7 @@ def events(session: Session, subject: str, limit: int, follow: bool, output: str
 
 
 def _event_json(event: EventView) -> None:
-    click.echo(json.dumps(render.encode(event)))
+    click.echo(json.dumps(encode(event)))
 
 
 def _event_text(event: EventView) -> None:

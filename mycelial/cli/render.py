@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
 
 from mycelial.kernel.errors import Problem, Severity
 from mycelial.schemas.codec import encode
 
+F = TypeVar("F", bound=Callable[..., Any])
 FORMAT_VERSION = 1
 OUTPUTS = ("table", "wide", "json", "yaml", "name")
 
 
-def output_option(*allowed: str) -> Any:
+def output_option(*allowed: str) -> Callable[[F], F]:
     """Return the `-o` option with the given formats; the first one is the default."""
     return click.option(
         "-o", "--output", type=click.Choice(allowed), default=allowed[0], show_default=True
