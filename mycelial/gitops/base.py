@@ -56,6 +56,19 @@ class Commit:
     files: Mapping[str, bytes | None] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class PathChange:
+    """One path that differs between two revisions. None: the path is not there on that side.
+
+    `is_regular` is false when what was there before is no plain file (a link, a submodule).
+    """
+
+    path: str
+    before: BlobId | None
+    after: BlobId | None
+    is_regular: bool = True
+
+
 class ManifestSource(Protocol):
     """Reads and, where it can, writes manifests. Blocking; call it from a thread.
 
@@ -90,3 +103,13 @@ class ManifestSource(Protocol):
         """Make `wait` return (a webhook, a push through us, shutdown). Any thread."""
 
     def close(self) -> None: ...  # noqa: D102
+
+
+class VersionedSource(ManifestSource, Protocol):
+    """A source with a history: what a rollback needs beside reading and committing."""
+
+    def describe(self, revision: str) -> CommitInfo:
+        """Return one commit. Raises: OperationFailed (MYC-GIT-015) when it is not there."""
+
+    def changes(self, old: str, new: str) -> tuple[PathChange, ...]:
+        """Return every path, manifest or not, that differs between two revisions."""
