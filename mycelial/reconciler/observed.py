@@ -6,7 +6,14 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mycelial.schemas.desired import DaemonName, PipelineSpec, Revision, Uid, WorkflowName
+from mycelial.schemas.desired import (
+    DaemonName,
+    DeletionPolicy,
+    PipelineSpec,
+    Revision,
+    Uid,
+    WorkflowName,
+)
 from mycelial.schemas.wire import Endpoint, Inventory, PipelineStatus, Tombstone
 
 
@@ -51,7 +58,11 @@ class DaemonState:
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """What one daemon has been told about one workflow: an assignment or a tombstone."""
+    """What one daemon has been told about one workflow: an assignment or a tombstone.
+
+    `resolve_key` digests what `spec` was resolved from, so that an unchanged duty is recognised
+    without resolving again. `since` is when the duty last changed (Unix seconds).
+    """
 
     daemon_id: str
     uid: Uid
@@ -62,11 +73,18 @@ class Duty:
     spec: PipelineSpec | None = None
     revision: Revision = ""
     tombstone: Tombstone | None = None
+    resolve_key: str = ""
+    memory_max_bytes: int | None = None
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class KnownWorkflow:
-    """Identity kept for a uid, also after its deletion. `epoch` is the highest ever given."""
+    """Identity kept for a uid, also after its deletion. `epoch` is the highest ever given.
+
+    `on_delete` and its deadline are remembered because a deleted manifest cannot be asked. A
+    higher `incarnation` in the project than the remembered one means `delete --forget`.
+    """
 
     uid: Uid
     name: WorkflowName
@@ -74,6 +92,9 @@ class KnownWorkflow:
     generation: int
     epoch: int
     deleted: bool = False
+    on_delete: DeletionPolicy = DeletionPolicy.DRAIN
+    drain_deadline_seconds: float = 60.0
+    incarnation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +113,39 @@ class Ledger:
         found = (duty for (owner, _), duty in self.duties.items() if owner == daemon_id)
         return tuple(sorted(found, key=lambda duty: (duty.name, duty.uid)))
 
+    def after(self, delta: LedgerDelta) -> Ledger:
+        """Return the ledger as it is once `delta` has been persisted."""
+        duties = {**self.duties, **{(duty.daemon_id, duty.uid): duty for duty in delta.duties}}
+        for pair in delta.ended:
+            duties.pop(pair, None)
+        confirmed = delta.confirmed_deletions
+        return Ledger(
+            version=self.version + 1,
+            known={**self.known, **{known.uid: known for known in delta.known}},
+            duties=duties,
+            revs={**self.revs, **delta.revs},
+            confirmed_deletions=self.confirmed_deletions if confirmed is None else confirmed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerDelta:
+    """What one reconcile adds to the ledger, and the duties it has seen end.
+
+    `confirmed_deletions` is None when it does not change. Persist it before acting (R11).
+    """
+
+    known: tuple[KnownWorkflow, ...] = ()
+    duties: tuple[Duty, ...] = ()
+    ended: tuple[tuple[str, Uid], ...] = ()  # (daemon id, uid)
+    revs: Mapping[str, int] = field(default_factory=dict)
+    confirmed_deletions: frozenset[str] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """True when there is nothing to persist."""
+        return self == LedgerDelta()
+
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
@@ -99,3 +153,4 @@ class Fleet:
 
     ledger: Ledger
     daemons: Mapping[str, DaemonState] = field(default_factory=dict)  # by daemon id
+    store_id: str = ""  # goes into the assignment sets made from this fleet
