@@ -28,18 +28,16 @@ class Rule:
     reason: str
 
 
-_SOURCE_IDENTITY = tuple(
-    (
-        "path paths glob url host port database schema table tables view query topic queue stream "
-        "bucket prefix sheet cursor cursor_column key mode publication slot connection"
-    ).split()
+# Configuration keys that say *which* data is meant, whatever the plugin.
+_WHERE: tuple[str, ...] = (
+    *("url", "host", "port", "database", "schema", "table", "path", "connection", "bucket"),
+    *("prefix", "topic", "queue", "stream", "sheet", "key", "mode"),
 )
-_DESTINATION_IDENTITY = tuple(
-    (
-        "path url host port database schema table topic queue stream bucket prefix sheet mode key "
-        "format partition_by connection"
-    ).split()
+_SOURCE_IDENTITY: tuple[str, ...] = (
+    *(*_WHERE, "paths", "glob", "tables", "view", "query", "cursor", "cursor_column"),
+    *("publication", "slot"),
 )
+_DESTINATION_IDENTITY: tuple[str, ...] = (*_WHERE, "format", "partition_by")
 
 # First match wins. Whatever no rule names restarts the pipeline from its checkpoint: that is
 # always correct, while "in place" has to be earned by needing no new worker at all.
