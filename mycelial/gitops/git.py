@@ -74,6 +74,8 @@ _ENVIRONMENT = {
     "GIT_CURL_VERBOSE": "0",
     "GIT_TRACE_PACKET": "0",
 }
+# For these git knows no harmless value, so whoever sets them has to stop doing so.
+_REFUSED = ("GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_QUARANTINE_PATH", "GIT_SSL_NO_VERIFY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ class GitCommand:
             if len(output) > output_max:
                 watch.end("limit", f"it wrote more than {output_max} bytes")
             status = process.wait()
+            if guard and (reason := guard()) is not None:  # too fast for the watch
+                watch.end("limit", reason)
         except BaseException:
             watch.end("limit", "it was interrupted")
             process.wait()
@@ -156,13 +160,13 @@ class GitCommand:
     def _start(
         self, arguments: tuple[str, ...], stdin: Iterable[bytes], environment: Mapping[str, str]
     ) -> Any:
+        _check_environment()
         command = [_executable(self._git), f"--git-dir={self.directory}", "--literal-pathspecs"]
         for setting in _CONFIG:
             command += ["-c", setting]
         own = {
             **_ENVIRONMENT,
             "GIT_DIR": str(self.directory),
-            "GIT_COMMON_DIR": str(self.directory),
             "GIT_OBJECT_DIRECTORY": str(self.directory / "objects"),
             "GIT_INDEX_FILE": str(self.directory / "index"),
             **environment,
@@ -260,6 +264,16 @@ def _ended(verb: str, kind: str, reason: str) -> OperationFailed:
         f"git {verb} was ended: {reason}",
         fix="keep manifests in a repository of their own, without large files in its history",
     )
+
+
+def _check_environment() -> None:
+    found = [name for name in _REFUSED if name in os.environ]
+    if found:
+        raise OperationFailed(
+            "MYC-GIT-001",
+            f"the environment variable {found[0]} would steer git past its bounds",
+            fix=f"start this process without {found[0]}",
+        )
 
 
 def _no_git() -> OperationFailed:

@@ -25,15 +25,24 @@ class Entry:
 
 
 def parse_listing(output: bytes) -> Iterator[Entry]:
-    """Yield the entries of `git ls-tree -r -z -l --full-tree`."""
+    """Yield the entries of `git ls-tree -r -z -l --full-tree`.
+
+    Raises: OperationFailed (MYC-GIT-009) for an object that is not there.
+    """
     for line in output.split(b"\0"):
         if not line:
             continue
         facts, _, path = line.partition(b"\t")
         mode, _kind, blob, size = facts.decode("ascii").split()
-        yield Entry(
-            mode, blob, -1 if size == "-" else int(size), path.decode("utf-8", "surrogateescape")
-        )
+        if size != "-" and not size.isdecimal():  # git prints BAD and goes on
+            raise OperationFailed(
+                "MYC-GIT-009",
+                f"object {blob[:12]} cannot be read: it is missing or damaged",
+                fix="the last good revision stays in force; restore the repository, "
+                "or remove a remote one's cache to fetch it anew",
+            )
+        name = path.decode("utf-8", "surrogateescape")
+        yield Entry(mode, blob, -1 if size == "-" else int(size), name)
 
 
 def is_manifest(path: str) -> bool:

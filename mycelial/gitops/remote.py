@@ -240,6 +240,8 @@ def remote_environment(url: RemoteUrl, access: Access) -> dict[str, str]:
     if url.protocol is Protocol.SSH:
         environment["GIT_SSH_COMMAND"] = _ssh_command(access)
     if url.protocol is Protocol.HTTPS:
+        if access.ca_file is not None:
+            environment["GIT_SSL_CAINFO"] = str(access.ca_file)  # it outranks the setting
         settings = _https_settings(url, access)
         environment["GIT_CONFIG_COUNT"] = str(len(settings))
         for number, (key, value) in enumerate(settings):
@@ -250,8 +252,6 @@ def remote_environment(url: RemoteUrl, access: Access) -> dict[str, str]:
 
 def _https_settings(url: RemoteUrl, access: Access) -> list[tuple[str, str]]:
     settings = []
-    if access.ca_file is not None:
-        settings.append(("http.sslCAInfo", str(access.ca_file)))
     if access.password is not None:
         pair = f"{access.user}:{access.password.reveal()}"
         header = "Authorization: Basic " + base64.b64encode(pair.encode()).decode()
