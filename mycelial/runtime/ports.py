@@ -7,6 +7,7 @@ host is gone: the worker aborts its open unit and exits (I6).
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -35,6 +36,9 @@ class WorkerPolicy:
 class WorkerRequest:
     """One job. `secrets` holds resolved values and crosses only the private pipe (I11).
 
+    `order` tells one `once` run from the next: a worker that restarts with the order of a run
+    that is complete reads nothing again.
+
     run: move rows by the spec's schedule. probe: answer with a plan and end. state-set: store
     `position` for `part` in the destination and end. lifecycle: call the source's lifecycle with
     `event` and end.
@@ -52,6 +56,7 @@ class WorkerRequest:
     position: str = ""
     event: str = ""
     faults: str = ""  # named step at which the worker kills itself; fault tests only
+    order: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +81,27 @@ class WorkerStatus:
     retry_at: float | None = None
     next_run_at: float | None = None
     error: Problem | None = None
+    is_stalled: bool = False  # the manifest's patience with a transient failure is used up
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerMessage:
-    """`plan` comes once before the first row; `status` as it changes; `result` ends a job that is
-    not `run`; `exit` is the last line of an orderly end."""
+    """`plan` comes once before the first row; `status` as it changes; `event` is history for
+    people (`value`: reason, message, severity); `result` ends a job that is not `run`; `exit` is
+    the last line of an orderly end (`value`: code)."""
 
-    type: Literal["plan", "status", "result", "exit"]
+    type: Literal["plan", "status", "event", "result", "exit"]
     status: WorkerStatus | None = None
     plan: LivePlan | None = None
     problem: Problem | None = None
     value: Mapping[str, Any] = field(default_factory=dict)
+
+
+class WorkerExit(enum.IntEnum):
+    """How a worker process ends. Anything else is a crash, and the worker is started again."""
+
+    DONE = 0  # finished, drained or stopped
+    FENCED = 10  # a successor holds the destination: never start this one again
+    OVER_MEMORY = 11  # failed until somebody says retry
+    HOST_GONE = 12  # the control pipe was closed
+    BUG = 70

@@ -1,0 +1,121 @@
+"""The live plan: what the source really has, what the destination will really do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mycelial.runtime.guarantee import Guarantee, guarantee_of, require_wish
+from mycelial.schemas.desired import PipelineSpec
+from mycelial.schemas.wire import LivePlan, LivePlanColumn, spec_hash_of
+from mycelial.sdk.envelope import DestinationPlan, LossyEdge, SourcePlan, StreamSchema
+from mycelial.sdk.errors import LossyType
+from mycelial.sdk.plugin import Context, Destination, Source, Transform
+from mycelial.sdk.registry import Registry
+from mycelial.sdk.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The built plugins of one pipeline; made anew for every session."""
+
+    source: Source
+    transforms: tuple[Transform, ...]
+    destination: Destination
+
+    @property
+    def holds_back(self) -> bool:
+        """True when a transform may keep rows until a barrier."""
+        return any(transform.determinism == "stateful" for transform in self.transforms)
+
+
+Build = Callable[[PipelineSpec], Parts]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What the engine needs of a plan, and what people see of it."""
+
+    source: SourcePlan
+    streams: tuple[StreamSchema, ...]
+    destination: DestinationPlan
+    guarantee: Guarantee
+    live: LivePlan
+
+
+def build_parts(registry: Registry, spec: PipelineSpec) -> Parts:
+    """Build the plugins of a spec. Raises: Permanent when one is not installed."""
+    source = registry.loader(spec.source.plugin, "source")
+    destination = registry.loader(spec.destination.plugin, "destination")
+    transforms = tuple(
+        registry.loader(use.plugin, "transform").build(Settings(use.config))
+        for use in spec.transforms
+    )
+    return Parts(
+        source=source.build(Settings(spec.source.config)),
+        transforms=transforms,
+        destination=destination.build(Settings(spec.destination.config)),
+    )
+
+
+def plan_streams(
+    transforms: tuple[Transform, ...], streams: tuple[StreamSchema, ...]
+) -> tuple[StreamSchema, ...]:
+    """Return the shapes after all transforms."""
+    for transform in transforms:
+        streams = transform.plan(streams)
+    return streams
+
+
+def make_plan(ctx: Context, spec: PipelineSpec, parts: Parts, *, now: float) -> Planned:
+    """Look at both ends. Changes nothing. Raises: what the plugins raise."""
+    source = parts.source.plan(ctx)
+    streams = plan_streams(parts.transforms, source.streams)
+    destination = parts.destination.plan(ctx, streams)
+    determinism = tuple(transform.determinism for transform in parts.transforms)
+    guarantee = guarantee_of(source, determinism, destination)
+    live = LivePlan(
+        uid=spec.uid,
+        spec_hash=spec_hash_of(spec),
+        guarantee=guarantee.level,
+        guarantee_reason=guarantee.reason,
+        mode=destination.mode,
+        target=destination.target,
+        columns=tuple(
+            LivePlanColumn(column.name, column.type, column.nullable)
+            for stream in streams
+            for column in stream.columns
+        ),
+        ddl=destination.ddl,
+        lossy=tuple(_describe(edge) for edge in destination.lossy),
+        rows_estimate=source.rows_estimate,
+        incremental=source.incremental,
+        notes=source.notes + destination.notes,
+        made_at=now,
+    )
+    return Planned(source, streams, destination, guarantee, live)
+
+
+def require_runnable(spec: PipelineSpec, planned: Planned) -> None:
+    """Refuse what the manifest does not allow, before the first commit.
+
+    Raises: Permanent (guarantee), LossyType.
+    """
+    require_wish(planned.guarantee, spec.delivery.guarantee)
+    require_lossless(spec, planned.destination)
+
+
+def require_lossless(spec: PipelineSpec, plan: DestinationPlan) -> None:
+    """Refuse lossy columns that the destination's `allow_lossy` does not name."""
+    allowed = spec.destination.config.get("allow_lossy") or ()
+    refused = [edge for edge in plan.lossy if edge.column not in allowed]
+    if refused:
+        raise LossyType(
+            "MYC-RUN-012",
+            "values would be lost: " + "; ".join(_describe(edge) for edge in refused),
+            fix="cast the columns in a transform, or name them in the destination's allowLossy",
+        )
+
+
+def _describe(edge: LossyEdge) -> str:
+    return f"{edge.column}: {edge.source_type} to {edge.destination_type} ({edge.reason})"
