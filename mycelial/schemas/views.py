@@ -198,3 +198,66 @@ class LogsReply:
     daemon: str
     lines: tuple[Mapping[str, Any], ...] = ()
     cursor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """What may join with the token: one name or any, with these labels, until then."""
+
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ttl_seconds: float = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackRequest:
+    """Exactly one: undo the last change of a workflow, or everything after a revision's parent."""
+
+    name: str = ""
+    revision: str = ""
+    plan_hash: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """Set a part's position on one daemon; the pipeline resumes from there."""
+
+    daemon: str
+    part: str
+    position: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateView:
+    """Committed positions of a workflow on one daemon, as last reported."""
+
+    daemon: str
+    liveness: str
+    positions: Mapping[str, str] = field(default_factory=dict)
+    reported_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ActReply:
+    """What each daemon answered to a run-time act: "shop-01" -> "done", or why not."""
+
+    answers: Mapping[str, str] = field(default_factory=dict)
+    failed: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WaitReply:
+    """`met` is false when the time was up; `reason` says what is still missing."""
+
+    met: bool
+    reason: str = ""
+    change: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WhoAmI:
+    """The principal behind the token."""
+
+    name: str
+    rights: tuple[str, ...] = ()
