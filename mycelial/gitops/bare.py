@@ -7,6 +7,7 @@ of the branch; killed at any point before, it leaves only unreferenced objects.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,14 @@ from mycelial.kernel.errors import Conflict, NotAllowed, OperationFailed, StateC
 
 _COMMITTER = {"GIT_COMMITTER_NAME": "mycelial", "GIT_COMMITTER_EMAIL": "mycelial@localhost"}
 _ZERO = "0" * 40
+_LEFTOVERS = (
+    "*.lock",
+    "refs/heads/**/*.lock",
+    "index-*",
+    "objects/pack/tmp_*",
+    "objects/??/tmp_obj_*",
+    "fast_import_crash_*",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +111,21 @@ class BareRepo:
                 f"{branch} has moved on since {old[:12] if old else 'it was created'}",
                 fix="plan again on the new head, and retry",
             ) from error
+
+    def clear_stale(self) -> None:
+        """Remove what a git killed by a power cut left: locks and half-written files.
+
+        No command of ours lives longer than its time limit, so what is twice as old is nobody's.
+        """
+        before = self.clock.now() - 2 * self.limits.seconds
+        for pattern in _LEFTOVERS:
+            for path in self.directory.glob(pattern):
+                try:
+                    if path.stat().st_mtime >= before:
+                        continue
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                except FileNotFoundError:  # another process of ours was faster
+                    continue
 
     def contains(self, sha: str) -> bool:
         """Tell whether a commit is in this repository."""
@@ -239,6 +263,7 @@ class BareRepo:
 
     def build(self, *, parent: str | None, change: NewCommit) -> str:
         """Write the objects of a commit and return its id; no branch moves."""
+        self.clear_stale()
         self._check_size(change.files)
         name, email = split_author(change.author)
         tree = self._write_tree(parent, change.files)
@@ -307,6 +332,7 @@ class BareRepo:
         self, *arguments: str, environment: Mapping[str, str], ok: tuple[int, ...] = (0,)
     ) -> Finished:
         """Run fetch or push, ended when the repository outgrows its limit."""
+        self.clear_stale()
         return self._git.run(*arguments, environment=environment, guard=self._outgrown, ok=ok)
 
     def _outgrown(self) -> str | None:

@@ -20,6 +20,10 @@ from mycelial.kernel.errors import Location, NotAllowed, OperationFailed, Proble
 
 _SNAPSHOTS_KEPT = 3
 _DEBOUNCE_MILLISECONDS = 200
+# A link put in a file's place is not followed, and a pipe does not block; where the platform can.
+_OPEN_FLAGS = os.O_RDONLY
+for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"):
+    _OPEN_FLAGS |= getattr(os, _name, 0)
 
 
 class FolderSource:
@@ -230,12 +234,7 @@ class _Scan:
 def _read_settled(path: Path, size_max: int) -> bytes:
     """Read a file that is not being written: its size and time are the same before and after."""
     for _ in range(3):
-        descriptor = os.open(
-            path,
-            os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | os.O_NONBLOCK
-            if hasattr(os, "O_NONBLOCK")
-            else os.O_RDONLY,
-        )
+        descriptor = os.open(path, _OPEN_FLAGS)
         with os.fdopen(descriptor, "rb") as file:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):

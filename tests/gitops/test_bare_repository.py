@@ -243,6 +243,7 @@ def test_killed_in_the_middle_of_commits_the_repository_is_whole(
     assert source.commit(Commit(head, "on", files={"z.yaml": b"1"})) != head
 
 
+@pytest.mark.slow
 def test_two_hundred_commits_leave_no_process_and_no_descriptor(tmp_path: Path) -> None:
     source = EmbeddedSource(tmp_path / "e.git")
     me = psutil.Process()
@@ -292,3 +293,24 @@ def test_packing_keeps_everything_readable(tmp_path: Path) -> None:
     assert revision is not None
     source.maintain()
     assert len(source.read(source.tree(revision).files.values())) == 20
+
+
+def test_what_a_power_cut_left_does_not_block_the_next_commit(tmp_path: Path) -> None:
+    path = tmp_path / "e.git"
+    source = EmbeddedSource(path)
+    left = [
+        path / "refs" / "heads" / "main.lock",
+        path / "packed-refs.lock",
+        path / "index-dead" / "index",
+        path / "objects" / "pack" / "tmp_pack_dead",
+    ]
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"")
+    head = source.probe(None).revision
+    with pytest.raises(Conflict):  # the lock may still be somebody's
+        source.commit(Commit(head, "m", files={"a.yaml": b"1"}))
+    for file in (*left, path / "index-dead"):
+        os.utime(file, (1, 1))
+    source.commit(Commit(head, "m", files={"a.yaml": b"1"}))
+    assert [file for file in left if file.exists()] == []
