@@ -101,6 +101,16 @@ def test_commit_on_an_old_head_is_a_conflict(repo: BareRepo) -> None:
     assert repo.head("main") == new
 
 
+def test_a_branch_that_moved_since_it_was_looked_at_is_not_moved_again(repo: BareRepo) -> None:
+    old = commit(repo, {"a.yaml": b"1"})
+    mine = repo.build(parent=old, change=NewCommit({"b.yaml": b"1"}, AUTHOR, "mine"))
+    theirs = commit(repo, {"a.yaml": b"2"})
+    for expected in (old, None):
+        with pytest.raises(Conflict):
+            repo.move("main", new=mine, old=expected)
+    assert repo.head("main") == theirs
+
+
 def test_of_concurrent_commits_on_one_head_exactly_one_wins(repo: BareRepo) -> None:
     parent = commit(repo, {"a.yaml": b"1"})
     start = threading.Barrier(4)

@@ -262,6 +262,28 @@ def test_the_configuration_and_environment_of_the_caller_do_not_steer_git(
     assert not (tmp_path / "objects").exists()
 
 
+@pytest.mark.parametrize("way", ["global", "system", "count", "parameters"])
+def test_no_configuration_but_ours_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    (tmp_path / "config").write_text("[log]\n showRoot = false\n")
+    variables = {
+        "global": {"GIT_CONFIG_GLOBAL": str(tmp_path / "config")},
+        "system": {"GIT_CONFIG_SYSTEM": str(tmp_path / "config")},
+        "count": {
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "log.showRoot",
+            "GIT_CONFIG_VALUE_0": "false",
+        },
+        "parameters": {"GIT_CONFIG_PARAMETERS": "'log.showRoot=false'"},
+    }
+    for name, value in variables[way].items():
+        monkeypatch.setenv(name, value)
+    repo = BareRepo.init(tmp_path / "r.git")
+    sha = repo.commit("main", parent=None, change=NewCommit({"a.yaml": b"x"}, AUTHOR, "m"))
+    assert [info.paths for info in repo.log(sha, limit=1)] == [("a.yaml",)]
+
+
 @pytest.mark.parametrize("name", ["GIT_SSL_NO_VERIFY", "GIT_WORK_TREE", "GIT_QUARANTINE_PATH"])
 def test_a_variable_that_cannot_be_neutralised_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
