@@ -365,7 +365,7 @@ def _detail(body: bytes) -> str:
 
 def _retry_after(headers: Mapping[str, str]) -> float:
     try:
-        return min(max(float(headers.get("retry-after", "1")), 0.0), 3600.0)
+        return min(max(float(headers.get("retry-after") or 60.0), 0.0), 3600.0)
     except ValueError:  # a date: we do not trust clocks to agree
         return 60.0
 

@@ -229,7 +229,9 @@ class Uplink:
         while not await self._renewed(link):
             sent_at = clock.monotonic()
             due_at = sent_at + self._interval_seconds * rng.uniform(0.9, 1.1)
-            while await wait_for(self._changed, due_at - clock.monotonic(), clock):
+            while (left := due_at - clock.monotonic()) > 0:
+                if not await wait_for(self._changed, left, clock):
+                    break
                 await clock.pause(coalesce_seconds(quick))
                 self._changed.clear()
                 if observable(self._duties.view(load={})) != self._observed:

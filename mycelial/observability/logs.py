@@ -22,8 +22,11 @@ Style = Literal["logfmt", "json"]
 WriteLine = Callable[[str], None]
 
 FIELD_CHARS_MAX = 16_384
-# C0, DEL, C1, the Unicode line separators, and the marks that reorder text on a screen.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# C0, DEL, C1, the Unicode line separators, the marks that reorder text on a
+# screen, and lone surrogates, which no file takes.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _PLAIN = re.compile(r"[^\s\"=]+")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -101,7 +104,7 @@ class StructuredLog:
 
 def render_json(now: float, level: Level, event: str, fields: Mapping[str, object]) -> str:
     """Return one JSON object; `at`, `level` and `event` come first and cannot be overwritten."""
-    head = {"at": rfc3339(now), "level": level.name.lower(), "event": event}
+    head = {"at": rfc3339(now), "level": level.name.lower(), "event": escape(event)}
     body = {_key(name, head): plain(value) for name, value in fields.items()}
     return json.dumps(head | body, ensure_ascii=False, separators=(",", ":"), default=str)
 
