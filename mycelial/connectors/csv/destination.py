@@ -160,7 +160,8 @@ class CsvDestination:
             os.fsync(self._stage.fileno())
             self._stage.close()
         has_rows = self._stage is not None
-        if not self._whole_files:
+        outside_run = self._settings.mode == "replace" and not self._in_run
+        if not self._whole_files and not outside_run:
             entry, size = self._commit_growth(journal, checkpoint, has_rows=has_rows)
         elif has_rows:
             size = self._staged.stat().st_size

@@ -103,9 +103,10 @@ class RecordParser:
 
     def _typed(self, piece: Piece, column: Array, index: int, has_empty: bool) -> Array:
         kind = self.schema.field(index).type
+        is_binary = bool(DataType.is_binary(kind))
         if has_empty or self._null:
-            column = self._nulls(column, keeps_empty=is_text(kind))
-        cast = _unhex(column) if bool(DataType.is_binary(kind)) else cast_exact(column, kind)
+            column = self._nulls(column, keeps_empty=is_text(kind) or is_binary)
+        cast = _unhex(column) if is_binary else cast_exact(column, kind)
         if cast.bad:
             line = self._line_of_row(piece, cast.bad[0])
             raise Permanent(

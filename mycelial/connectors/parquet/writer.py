@@ -38,6 +38,10 @@ class _Hashing:
     def flush(self) -> None:
         self._file.flush()
 
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Asked for by arro3, never called: Parquet is written from front to back."""
+        raise OSError("this file is only written forward")
+
     def seekable(self) -> bool:
         return False
 

@@ -29,6 +29,7 @@ PLUGIN = PluginSpec(
     requires=("arro3.core", "arro3.compute", "duckdb"),
     extra="duckdb",
     guarantee=(
-        "Pure unless the expression calls random() or now() or the like; then the pair is at-least-once."
+        "Pure unless the expression calls random() or now() or the like; then the pair is "
+        "at-least-once."
     ),
 )
