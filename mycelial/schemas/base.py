@@ -39,6 +39,9 @@ class StrictModel(BaseModel):
 class SecretRef(StrictModel):
     """A secret by name, resolved on the daemon. The value never stands in a manifest (I11)."""
 
+    # Foreign schemas mark their secret fields with the same keyword.
+    model_config = ConfigDict(json_schema_extra={"x-secret": True})
+
     secret: str = Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
     """Name of the secret as the daemon's `[secrets]` providers know it."""
 
@@ -49,9 +52,14 @@ class PluginConfig(StrictModel):
     Descriptions of fields become the docs, the JSON Schema, `explain` and the forms of the UI:
     write them as attribute docstrings. A secret field has type `SecretRef`.
     `connection_fields` names the fields that a Connection may hold for workflows to share.
+    `shorthand` names the field that a bare value fills: with `shorthand = "where"`,
+    `filter: qty > 0` means `filter: {where: qty > 0}`. A mapping fills it too when the field is
+    one. `continuous_by_default` is for sources that follow for ever when no schedule is given.
     """
 
     connection_fields: ClassVar[frozenset[str]] = frozenset()
+    shorthand: ClassVar[str | None] = None
+    continuous_by_default: ClassVar[bool] = False
 
 
 def parse_duration(text: str) -> float:
@@ -87,16 +95,13 @@ def _from_text(parser: Any) -> BeforeValidator:
     return BeforeValidator(convert)
 
 
-_TEXT = {"type": "string"}
-Duration = Annotated[
-    float, _from_text(parse_duration), Field(json_schema_extra={**_TEXT, "examples": ["30s", "5m"]})
-]
+def _text(form: str, *examples: str) -> Any:
+    return Field(json_schema_extra={"type": "string", "format": form, "examples": list(examples)})
+
+
+Duration = Annotated[float, _from_text(parse_duration), _text("duration", "30s", "5m")]
 """Seconds; written `30s`."""
-Size = Annotated[
-    int, _from_text(parse_size), Field(json_schema_extra={**_TEXT, "examples": ["64MiB"]})
-]
+Size = Annotated[int, _from_text(parse_size), _text("size", "64MiB")]
 """Bytes; written `64MiB`."""
-Percent = Annotated[
-    float, _from_text(parse_percent), Field(json_schema_extra={**_TEXT, "examples": ["10%"]})
-]
+Percent = Annotated[float, _from_text(parse_percent), _text("percent", "10%")]
 """A fraction from 0 to 1; written `10%`."""
