@@ -70,8 +70,6 @@ RULES: tuple[Rule, ...] = (
 
 def diff_specs(before: PipelineSpec, after: PipelineSpec) -> tuple[FieldChange, ...]:
     """Return the leaves that differ, ordered by path; empty for equal specs."""
-    if before == after:
-        return ()
     return diff_values(encode(before), encode(after))
 
 

@@ -283,9 +283,10 @@ class Step:
         except (MycelialError, ValueError) as error:
             self._unresolvable(daemon_id, current, error)
             return None
-        before = current.spec if current is not None else None
-        if before is not None and replace(spec, workflow=before.workflow) == before:
-            return before
+        if current is not None and current.spec is not None:
+            under_old_name = replace(spec, workflow=current.spec.workflow)
+            if spec_hash_of(under_old_name) == current.spec_hash:
+                return current.spec
         return spec
 
     def _unresolvable(self, daemon_id: str, current: Duty | None, error: Exception) -> None:

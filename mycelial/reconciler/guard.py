@@ -34,7 +34,9 @@ def judge_deletions(desired: DesiredState, ledger: Ledger) -> Deletions:
     if not desired.complete:
         reason = "not every file of the revision could be read, so nothing is deleted"
         return Deletions(held={known.uid: reason for known in missing})
-    return _guard(desired, ledger, missing, living=len(living))
+    # Counted with what is new, so that carrying out the additions does not change the verdict.
+    everything = present | {known.uid for known in living}
+    return _guard(desired, ledger, missing, living=len(everything))
 
 
 def object_id(known: KnownWorkflow) -> str:
