@@ -24,7 +24,7 @@ from mycelial.kernel.errors import InternalError, MycelialError, Problem
 from mycelial.kernel.ports import EventSink, Log
 from mycelial.reconciler import converge
 from mycelial.reconciler.backoff import Backoff
-from mycelial.reconciler.running import Operation, OperationKind
+from mycelial.reconciler.running import Operation, OperationKind, RunningPipeline
 from mycelial.schemas.desired import Uid
 from mycelial.schemas.wire import (
     Assignment,
@@ -98,6 +98,7 @@ class Duties:
         self._backoff: Backoff[Uid] = Backoff()
         self._busy: set[Uid] = set()
         self._paused: set[Uid] = set()
+        self._forgotten: set[Uid] = set()
         self._hash_given: dict[str, str] = {}  # hash with local settings -> as assigned
         self._wake = asyncio.Event()
         self._receiving = asyncio.Lock()
@@ -262,8 +263,10 @@ class Duties:
         held = self._held
         if held is None or self._is_ending:
             return
-        operations = converge.converge(
-            held.wanted, self._world.supervisor.running(), last_seen=held.record.seen
+        running = self._world.supervisor.running()
+        operations = (
+            *converge.converge(held.wanted, running, last_seen=held.record.seen),
+            *self._left_behind(held, running),
         )
         asked = {operation.uid for operation in operations} | self._busy
         self._failures = {uid: f for uid, f in self._failures.items() if uid in asked}
@@ -280,6 +283,22 @@ class Duties:
             self._busy.add(operation.uid)
             group.create_task(self._carry_out(operation), name=f"{operation.name}/{operation.kind}")
         self._note_applied(held, is_settled=not (pending or self._busy or self._paused))
+
+    def _left_behind(
+        self, held: _Held, running: Mapping[Uid, RunningPipeline]
+    ) -> Iterator[Operation]:
+        """Yield what removes the files of pipelines that ended before this start of the daemon:
+        nothing runs under their uid, so converge does not see them."""
+        for stone in held.content.tombstones:
+            if stone.forget and stone.uid not in running and stone.uid not in self._forgotten:
+                yield Operation(
+                    OperationKind.FORGET,
+                    stone.uid,
+                    stone.name,
+                    stone.generation,
+                    stone.epoch,
+                    reason="its workflow was forgotten",
+                )
 
     def _note_applied(self, held: _Held, *, is_settled: bool) -> None:
         if not is_settled or held.refused or self._failures:
@@ -334,11 +353,13 @@ class Duties:
                 await supervisor.stop(uid)
             case OperationKind.FORGET:
                 await supervisor.forget(uid)
+                self._forgotten.add(uid)
 
     async def _start(self, operation: Operation) -> None:
         assert operation.spec is not None, "converge gives a spec with every start"
         duty = self.duty(operation.uid)
         memory_max_bytes = duty.assignment.memory_max_bytes if duty else None
+        self._forgotten.discard(operation.uid)
         await self._world.supervisor.start(
             spec=operation.spec,
             name=operation.name,
@@ -400,8 +421,10 @@ class Duties:
         )
 
     def _tombstones_done(self, held: _Held) -> tuple[Uid, ...]:
-        done = converge.tombstones_done(held.content, self._world.supervisor.running())
-        return tuple(sorted(uid for uid in done if uid not in self._busy))
+        done = set(converge.tombstones_done(held.content, self._world.supervisor.running()))
+        done -= self._busy
+        done -= {t.uid for t in held.content.tombstones if t.forget} - self._forgotten
+        return tuple(sorted(done))
 
     @property
     def _subject(self) -> str:

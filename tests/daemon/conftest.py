@@ -106,7 +106,7 @@ class FakeSupervisor:
         finally:
             self.ended = True
 
-    async def start(self, *, spec, name, generation, epoch, secrets, policy) -> None:  # noqa: ANN001
+    async def start(self, *, spec, name, generation, epoch, secrets, policy) -> None:
         if self.fail_start:
             raise self.fail_start.pop(0)
         self.journal.append(("start", name))
@@ -139,10 +139,11 @@ class FakeSupervisor:
         self.on_change(uid)
 
     async def forget(self, uid: str) -> None:
-        self.journal.append(("forget", self._pipelines.pop(uid).name))
+        self._pipelines.pop(uid, None)
+        self.journal.append(("forget", uid.removeprefix("uid-")))
         self.on_change(uid)
 
-    async def job(self, request, timeout_seconds: float) -> WorkerMessage:  # noqa: ANN001
+    async def job(self, request, timeout_seconds: float) -> WorkerMessage:
         self.jobs.append(request)
         plan = LivePlan(request.spec.uid, spec_hash_of(request.spec), "exactly-once", "", "", "")
         return WorkerMessage("result", plan=plan if request.job == "probe" else None)
@@ -463,7 +464,7 @@ class Machine:
         return Agent(self.config, self.state_dir, replace(around, **changes))
 
     @asynccontextmanager
-    async def running(self, **changes: Any):  # noqa: ANN201
+    async def running(self, **changes: Any):
         """Run an agent for the block, then stop it in good order."""
         stop, agent, before = asyncio.Event(), self.agent(**changes), self.supervisor
         async with asyncio.timeout(2 * WAIT_SECONDS), asyncio.TaskGroup() as group:

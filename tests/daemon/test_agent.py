@@ -31,6 +31,10 @@ def state_of(control, name):
     return None
 
 
+def reported_done(control):
+    return control.reports[-1]["tombstones_done"] if control.reports else None
+
+
 def applied(control):
     return any(r["applied_hash"] == control.bundle_hash != "" for r in control.reports)
 
@@ -184,6 +188,19 @@ def test_absence_ends_nothing_but_a_tombstone_does(control, machine, make_assign
             await control.publish([make_assignment("orders")], [stone])
             await control.until(lambda: control.reports[-1]["tombstones_done"] == ["uid-stock"])
             assert machine.supervisor.journal[2:] == [("drain", "stock"), ("forget", "stock")]
+        await control.stop()
+
+    asyncio.run(scenario())
+
+
+def test_files_of_a_pipeline_that_ended_before_this_start_are_removed(control, machine):
+    async def scenario():
+        await with_control(control, machine)
+        async with machine.running():
+            stone = Tombstone("uid-old", "old", 2, 2, forget=True)
+            await control.publish([], [stone])
+            await control.until(lambda: reported_done(control) == ["uid-old"])
+            assert machine.supervisor.journal == [("forget", "old")]
         await control.stop()
 
     asyncio.run(scenario())

@@ -185,4 +185,7 @@ def test_any_text_is_a_config_or_problems(text):
     try:
         parse(text.encode("utf-8", "surrogatepass"))
     except InvalidManifest as error:
-        assert all(problem.where is not None for problem in error.problems)
+        places = [problem.where for problem in error.problems]
+    else:
+        places = []
+    assert None not in places
