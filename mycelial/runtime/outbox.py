@@ -32,6 +32,8 @@ class Outbox:
     def send(self, message: WorkerMessage) -> None:
         """Queue a message that must arrive."""
         with self._ready:
+            if message.type in ("status", "exit"):
+                self._status = None  # this one is newer
             self._pending.append(message)
             self._ready.notify()
 

@@ -260,8 +260,7 @@ def _next_fire(schedule: Schedule, after: float) -> float | None:
     # Imported here: only cron pipelines pay for the schedule library.
     from mycelial.schemas.schedule import next_fire
 
-    found: float | None = next_fire(schedule, after)
-    return found
+    return next_fire(schedule, after=after, start=after)
 
 
 def _exit_after_grace(commit_lock: threading.Lock) -> None:
