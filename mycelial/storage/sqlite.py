@@ -81,6 +81,7 @@ class SqliteStore:
             _touch_private(temporary)
             try:
                 with contextlib.closing(self._connect(temporary)) as db:
+                    _configure(db)
                     migrate(db, temporary)
                     rows = {"store_id": new_hex(16), "ledger_version": "0"}
                     db.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
@@ -93,29 +94,26 @@ class SqliteStore:
         fsync_dir(self._path.parent)
 
     def _connect(self, path: Path) -> sqlite3.Connection:
-        db = sqlite3.connect(
+        return sqlite3.connect(
             path,
             timeout=self._busy_timeout_seconds,
             isolation_level=None,  # transactions are ours to begin
             check_same_thread=False,  # the lock serialises threads
         )
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA foreign_keys = ON")
-        return db
 
     def _open(self, path: Path) -> sqlite3.Connection:
         if path.stat().st_size == 0:  # SQLite would take it for a new database
             raise faults.corrupt(path, "the file is empty")
-        if os.name != "nt":
-            path.chmod(0o600)
         db = self._connect(path)
         try:
-            self._check(db)
+            self._check(db)  # before anything writes: what is not ours stays as it is
+            _configure(db)
             migrate(db, path)
         except BaseException:
             db.close()
             raise
+        if os.name != "nt":
+            path.chmod(0o600)
         return db
 
     def _check(self, db: sqlite3.Connection) -> None:
@@ -443,6 +441,12 @@ class SqliteStore:
             if not self._is_closed:
                 self._is_closed = True
                 self._db.close()
+
+
+def _configure(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA foreign_keys = ON")
 
 
 def _sidecars(path: Path) -> tuple[Path, Path]:

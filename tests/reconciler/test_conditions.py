@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from fleetmodel import daemon, workflow
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetmodel import daemon, workflow
 from mycelial.kernel.errors import Problem
 from mycelial.reconciler import conditions as c
 from mycelial.reconciler.observed import Duty, Liveness

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from fleetmodel import Machine, workflow
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetmodel import Machine, workflow
 from mycelial.reconciler.converge import (
     Accepted,
     Refusal,

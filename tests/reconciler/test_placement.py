@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from fleetmodel import daemon, workflow
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetmodel import daemon, workflow
 from mycelial.reconciler.observed import Liveness
 from mycelial.reconciler.placement import (
     BAD_SELECTOR,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from fleetmodel import World, daemon, desired, workflow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fleetmodel import World, daemon, desired, workflow
 from mycelial.reconciler import conditions
 from mycelial.reconciler.conditions import summarise, violations
 from mycelial.reconciler.observed import Liveness
