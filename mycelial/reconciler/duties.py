@@ -35,6 +35,7 @@ from mycelial.schemas.desired import (
     PlacementMode,
 )
 from mycelial.schemas.plan import Change, Effect, FieldChange
+from mycelial.schemas.selectors import SelectorError
 from mycelial.schemas.wire import Tombstone, spec_hash_of
 
 _REACHABLE = frozenset({Liveness.ONLINE, Liveness.LATE})
@@ -280,7 +281,7 @@ class Step:
                 labels=daemon.labels,
                 variables=self.ground.desired.project.variables,
             )
-        except (MycelialError, ValueError) as error:
+        except (MycelialError, SelectorError) as error:
             self._unresolvable(daemon_id, current, error)
             return None
         if current is not None and current.spec is not None:
