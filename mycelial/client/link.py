@@ -162,13 +162,14 @@ class Link:
         With long polls the chain ends where its caller's `held` would be outdated: after the
         first event that is neither hello nor ping. Raises: a LinkError.
         """
+        is_doubtful = False
         if self._clock.monotonic() >= self._polls_until:
             async with aclosing(self._stream(held, wait_seconds=None)) as events:
                 try:
                     async with asyncio.timeout(self._timing.hello_seconds):
                         first = await anext(events, None)
                 except TimeoutError:
-                    self._polls_until = self._clock.monotonic() + self._timing.fallback_seconds
+                    is_doubtful = True
                 else:
                     if first is not None:
                         yield first
@@ -182,6 +183,9 @@ class Link:
             wait, count = self._timing.poll_wait_seconds, 0
             async with aclosing(self._stream(held, wait_seconds=wait)) as events:
                 async for event in events:
+                    if is_doubtful:  # only now is it the stream, and not the server, that is slow
+                        self._polls_until = began + self._timing.fallback_seconds
+                        is_doubtful = False
                     count += 1
                     has_news = has_news or event.type not in ("hello", "ping")
                     yield event

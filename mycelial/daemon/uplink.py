@@ -24,7 +24,7 @@ from mycelial.schemas.wire import Command, CommandResult, ReplyFlag, WatchEvent
 
 OUTBOX_MAX = 64
 SNAPSHOT_GRACE_SECONDS = 2.0
-SNAPSHOT_AGAIN_SECONDS = 60.0
+SNAPSHOT_AGAIN_SECONDS = 20.0
 QUICK_WITHIN_SECONDS = 2.0
 REPORT_MIN_SECONDS = 1.0
 REPORT_MAX_SECONDS = 3600.0
@@ -282,7 +282,7 @@ class Uplink:
         """Ask for a snapshot when the server wants something else than we have (R1).
 
         A set that is on its way gets a moment to arrive; one that we refused or could not store
-        is asked for again once a minute, not in a loop.
+        is asked for again now and then, not in a loop.
         """
         content, now = self._duties.content, self._world.clock.monotonic()
         received = content.bundle_hash() if content else ""

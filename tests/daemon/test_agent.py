@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from dataclasses import replace
 
 import pytest
 
+from mycelial.daemon import local
 from mycelial.daemon.config import EndpointConfig, PolicyConfig
 from mycelial.kernel.clock import SystemClock
 from mycelial.kernel.errors import OperationFailed, StateCorrupt
+from mycelial.kernel.files import write_durable
 from mycelial.runtime.ports import WorkerPolicy
 from mycelial.schemas.codec import encode
 from mycelial.schemas.desired import DeletionPolicy
@@ -375,6 +378,40 @@ def test_a_start_that_fails_is_tried_again(control, machine, make_assignment):
             await control.until(lambda: (state_of(control, "orders") or {}).get("error"))
             await control.until(lambda: applied(control))
             assert state_of(control, "orders").get("error") is None
+        await control.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_full_disk_stops_nothing_and_the_set_is_taken_once_there_is_space(
+    control, machine, make_assignment, monkeypatch
+):
+    is_full = False
+
+    def write(path, data, **options):
+        if is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_durable(path, data, **options)
+
+    monkeypatch.setattr(local, "write_durable", write)
+
+    async def scenario():
+        nonlocal is_full
+        await with_control(control, machine)
+        control.interval_seconds = 1.0
+        async with machine.running():
+            first = await control.publish([make_assignment("orders")])
+            await control.until(lambda: applied(control))
+            is_full = True
+            await control.publish([make_assignment("orders", generation=2, config={"path": "b"})])
+            await control.until(lambda: control.reports[-1].get("last_failed"))
+            report = control.reports[-1]
+            assert report["last_failed"]["code"] == "MYC-DAEMON-012"
+            assert report["received_hash"] == first.bundle_hash()
+            assert machine.supervisor.journal == [("start", "orders")]
+            is_full = False
+            await control.until(lambda: applied(control))
+            assert control.reports[-1].get("last_failed") is None
         await control.stop()
 
     asyncio.run(scenario())
