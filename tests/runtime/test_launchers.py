@@ -148,7 +148,7 @@ def test_a_forked_worker_is_its_own_session_with_default_signals(zygote, world):
     status = Path(f"/proc/{worker.pid}/status").read_text()
     ignored = int(next(x for x in status.splitlines() if x.startswith("SigIgn")).split()[1], 16)
     assert ignored & ~(1 << signal.SIGPIPE - 1) & ~(1 << signal.SIGXFSZ - 1) == 0
-    fds = {os.readlink(f) for f in Path(f"/proc/{worker.pid}/fd").iterdir()}
+    fds = {str(f.readlink()) for f in Path(f"/proc/{worker.pid}/fd").iterdir()}
     assert not any("socket" in name for name in fds)
     worker.kill()
     worker.wait(10)
