@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 1024
 _SPAN = 1 << 64
-_ALPHABET = "abcdefghijklmnopqrstuvwxyz012345"
+_LETTERS = b"abcdefghijklmnopqrstuvwxyz012345" * 8
 
 TYPES = {
     "sequence": "int64",
@@ -105,14 +105,12 @@ def _mapped(spec: GeneratedColumn, draws: array.array[int]) -> list[Any]:
 
 
 def _texts(name: str, length: int, *, seed: int, first: int, count: int) -> list[Any]:
-    """Five bits of chance per character, twelve characters per draw."""
-    parts = -(-length // 12)
-    columns = [_draws(f"{name}/{part}", seed, first, count) for part in range(parts)]
-    return ["".join(map(_letters, draws))[:length] for draws in zip(*columns, strict=True)]
-
-
-def _letters(draw: int) -> str:
-    return "".join([_ALPHABET[draw >> shift & 31] for shift in range(0, 60, 5)])
+    """Return texts of equal length; a byte of chance is a letter."""
+    blocks = range(first // _BLOCK, -(-(first + count) // _BLOCK))
+    chance = (shake_128(f"{seed}/{name}/{b}".encode()).digest(length * _BLOCK) for b in blocks)
+    letters = b"".join(chance).translate(_LETTERS).decode()
+    skip = first % _BLOCK
+    return [letters[at * length : (at + 1) * length] for at in range(skip, skip + count)]
 
 
 def _uuid(high: int, low: int) -> str:

@@ -118,6 +118,4 @@ def _is_nan(value: Any) -> bool:
 def _without(values: Array, bad: set[int]) -> Array:
     """Return the values with NULL at the bad rows."""
     keep = [None if row in bad else row for row in range(len(values))]
-    if all(row is None for row in keep):
-        return Array.from_arrow(cast(Array([None] * len(values), DataType.null()), values.type))
     return values.take(Array(keep, DataType.uint64()))

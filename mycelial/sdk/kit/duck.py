@@ -21,15 +21,18 @@ from mycelial.sdk.kit.step import unknown_column
 
 INPUT = "input"
 MEMORY_MAX = "256MiB"
-_CONFIG: dict[str, str | int | float | list[str]] = {
-    "threads": 1,
-    "memory_limit": MEMORY_MAX,
-    "temp_directory": "",
-    "autoload_known_extensions": False,
-    "autoinstall_known_extensions": False,
-    "python_enable_replacements": False,
-    "enable_external_access": False,
-}
+# In this order: the last two close the door on the others.
+_SETTINGS = (
+    "SET threads = 1",
+    f"SET memory_limit = '{MEMORY_MAX}'",
+    "SET temp_directory = ''",
+    "SET autoload_known_extensions = false",
+    "SET autoinstall_known_extensions = false",
+    "SET python_enable_replacements = false",
+    "SET TimeZone = 'UTC'",
+    "SET enable_external_access = false",
+    "SET lock_configuration = true",
+)
 _ROW_LOCAL = {"PROJECTION", "FILTER", "EMPTY_RESULT", "UNNEST", "UNION", "ARROW_SCAN"}
 _WHY_NOT = (
     ("GROUP_BY", "it groups or aggregates (or uses DISTINCT)"),
@@ -54,8 +57,9 @@ class Duck:
 
         self._errors: type[Exception] = duckdb.Error
         self._select = duckdb.StatementType.SELECT
-        self._con = duckdb.connect(":memory:", config=dict(_CONFIG))
-        self._con.execute("SET TimeZone = 'UTC'")
+        self._con = duckdb.connect(":memory:")
+        for setting in _SETTINGS:
+            self._con.execute(setting)
         self._volatile = frozenset(
             name
             for (name,) in self._con.execute(
@@ -63,7 +67,6 @@ class Duck:
                 "WHERE stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
             ).fetchall()
         )
-        self._con.execute("SET lock_configuration = true")
 
     @property
     def error(self) -> type[Exception]:

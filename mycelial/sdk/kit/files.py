@@ -35,15 +35,21 @@ class FoundFile:
     name: str
     path: Path
     size: int
+    stamp: int = 0  # modification time in nanoseconds: tells a new file from the old of its name
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far a file was read: `offset` in bytes or rows, `line` lines, `size` it had then."""
+    """How far a file was read: `offset` in bytes or rows, `line` lines; size and stamp it had."""
 
     offset: int = 0
     line: int = 0
     size: int = 0
+    stamp: int = 0
+
+    def is_of(self, file: FoundFile) -> bool:
+        """Tell whether the file is still the one that was read."""
+        return (self.size, self.stamp) == (file.size, file.stamp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ class FilesPosition:
             raise Permanent(
                 "MYC-FILE-010",
                 "the stored position is not a position in files",
-                fix='set one of the form {"done":{},"file":"a.csv","place":[0,0,0]}',
+                fix='set one of the form {"done":{},"file":"a.csv","place":[0,0,0,0]}',
             ) from error
 
     def text(self) -> Position:
@@ -79,11 +85,13 @@ class FilesPosition:
     def at(self, file: FoundFile, offset: int, line: int) -> FilesPosition:
         """Return the place inside `file`."""
         rest = {name: place for name, place in self.done.items() if name != file.name}
-        return FilesPosition(file.name, Place(offset, line, file.size), rest)
+        return FilesPosition(file.name, Place(offset, line, file.size, file.stamp), rest)
 
     def finished(self, file: FoundFile, offset: int, line: int) -> FilesPosition:
         """Return the place after `file`."""
-        return FilesPosition(done={**self.done, file.name: Place(offset, line, file.size)})
+        return FilesPosition(
+            done={**self.done, file.name: Place(offset, line, file.size, file.stamp)}
+        )
 
     def reaches(self, goal: FilesPosition) -> bool:
         """Tell whether reading can stop because `goal` is behind or here."""
@@ -95,7 +103,7 @@ class FilesPosition:
 
 
 def _numbers(place: Place) -> list[int]:
-    return [place.offset, place.line, place.size]
+    return [place.offset, place.line, place.size, place.stamp]
 
 
 def split_pattern(text: str) -> tuple[str, str]:
@@ -117,7 +125,8 @@ def list_files(ctx: Context, pattern: str) -> list[FoundFile]:
         if name != below and any(part[0] in "._" for part in name.split("/")):
             continue
         if path.is_file():
-            found.append(FoundFile(name, path, path.stat().st_size))
+            facts = path.stat()
+            found.append(FoundFile(name, path, facts.st_size, facts.st_mtime_ns))
     return sorted(found, key=lambda file: file.name)
 
 
@@ -200,6 +209,8 @@ class FilesSource:
     def _start(self, file: FoundFile, here: FilesPosition) -> Place | None:
         """Return where to read the file from, or None when it is done."""
         if here.file == file.name:
+            if not self._follow and not here.place.is_of(file):
+                raise _changed(file, here.place)
             return here.place
         done = here.done.get(file.name)
         if done is None:
@@ -212,13 +223,11 @@ class FilesSource:
             return Place()
         if self._follow and file.size >= done.size:
             return done if file.size > done.offset else None
-        if file.size != done.size:
-            raise Permanent(
-                "MYC-FILE-012",
-                f"{file.path} changed after it was read: {done.size} bytes then, {file.size} now",
-                fix="give new data a new file name, or set follow: true for a file that only grows",
-            )
-        return None
+        if done.is_of(file):
+            return None
+        if self._on_read == "keep":
+            raise _changed(file, done)
+        return Place()  # the file that was read is gone, and this one took its name
 
     def durable(self, part: Part, position: Position) -> None:
         """Move or delete the files that are done (I1: only after their rows are committed)."""
@@ -227,7 +236,7 @@ class FilesSource:
         done = FilesPosition.parse(position).done
         for file in list_files(self.ctx, self.pattern):
             place = done.get(file.name)
-            if place is None or place.size != file.size:
+            if place is None or not place.is_of(file):
                 continue
             path = self.ctx.path(str(file.path), write=True)
             if self._on_read == "delete":
@@ -251,6 +260,14 @@ class FilesSource:
 def _in_order(files: list[FoundFile], here: FilesPosition) -> list[FoundFile]:
     """The file that was being read goes on first."""
     return sorted(files, key=lambda file: (file.name != here.file, file.name))
+
+
+def _changed(file: FoundFile, before: Place) -> Permanent:
+    return Permanent(
+        "MYC-FILE-012",
+        f"{file.path} changed after it was read: {before.size} bytes then, {file.size} now",
+        fix="give new data a new file name, or set follow: true for a file that only grows",
+    )
 
 
 def _without_missing(here: FilesPosition, files: list[FoundFile]) -> FilesPosition:
