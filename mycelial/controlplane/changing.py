@@ -215,13 +215,6 @@ class Changes:
         touched |= {compiled.where.get((kind, name), "") for kind, name, _ in wanted.to_set}
         touched |= {new_path(kind, name) for kind, name, _ in wanted.to_set}
         files = self._contents({path: tree.files[path] for path in touched if path in tree.files})
-        if request.forget:
-            # A risen incarnation is what makes the same name another object if it returns.
-            path = next((p for key, p in compiled.where.items() if key[0] == "Project"), "")
-            files.update(self._contents({path: tree.files[path]}) if path else {})
-            wanted.to_set.append(
-                self._compiler.front.forgetting(files.get(path), sorted(wanted.to_delete))
-            )
         if any(p.severity is Severity.ERROR for p in wanted.problems):
             return {}, wanted.problems
         edits = plan_edits(
@@ -231,7 +224,16 @@ class Changes:
             to_delete=wanted.to_delete,
             editor=self._editor,
         )
+        if request.forget and wanted.to_delete:
+            edits |= self._forgetting(tree, edits, wanted.to_delete)
         return edits, wanted.problems
+
+    def _forgetting(self, tree: Tree, edits: Edits, gone: set[ObjectKey]) -> Edits:
+        front = self._compiler.front
+        path = front.project_file
+        known = self._contents({path: tree.files[path]}) if path in tree.files else {}
+        current = edits.get(path) or known.get(path)
+        return {path: front.forgetting(current, sorted(gone))}
 
     def _contents(self, blobs: Mapping[str, BlobId]) -> dict[str, bytes]:
         found = self._source.read(blobs.values())

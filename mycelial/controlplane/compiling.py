@@ -27,6 +27,7 @@ class FrontEnd(Protocol):
     """What the schemas do, as far as the control plane needs it."""
 
     digest: str  # of the catalog: another catalog may judge the same bytes differently
+    project_file: str
 
     def check(self, path: str, data: bytes) -> Checked:
         """Parse and check one file. Never raises for its content."""
@@ -47,8 +48,9 @@ class FrontEnd(Protocol):
     def text_of(self, data: bytes, key: ObjectKey) -> str:
         """Return one object's document, comments included; empty when it is not there."""
 
-    def forgetting(self, data: bytes | None, gone: Iterable[ObjectKey]) -> tuple[str, str, str]:
-        """Return (kind, name, document) of the project with these names' incarnations raised."""
+    def forgetting(self, data: bytes | None, gone: Iterable[ObjectKey]) -> bytes:
+        """Return the project's file with these names' incarnations raised, so that the same name
+        is another object if it returns. `data` is None where there is no project yet."""
 
     def freeze(self, checked: Checked) -> bytes:
         """Return a checked file as bytes for the disk."""

@@ -41,7 +41,7 @@ def build_daemon_app(service: ControlPlane, *, log: Log) -> Starlette:
         )
 
     async def authority(_request: Request) -> Response:
-        return Response(joining.ca_bundle(), media_type="application/x-pem-file")
+        return JSONResponse({"ca_bundle": joining.ca_bundle()})
 
     async def enroll(request: Request) -> Response:
         joining.throttle()  # before the body: a flood must cost nothing

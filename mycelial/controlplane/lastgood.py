@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mycelial.schemas.codec import DecodeError, decode, encode
-from mycelial.schemas.desired import DesiredDaemon, DesiredState, DesiredWorkflow
+from mycelial.schemas.desired import DesiredDaemon, DesiredState, DesiredWorkflow, ProjectSettings
 
 FORMAT = 1
 
@@ -24,8 +24,10 @@ def keep_last_good(new: DesiredState, old: DesiredState | None) -> DesiredState:
         return dataclasses.replace(
             old, complete=False, blocked=new.blocked | old.blocked, problems=new.problems
         )
+    is_lost = not new.complete and new.project == ProjectSettings()
     return dataclasses.replace(
         new,
+        project=old.project if is_lost else new.project,
         workflows={**_kept_workflows(new, old), **new.workflows},
         daemons={**_kept_daemons(new, old), **new.daemons},
     )

@@ -59,6 +59,14 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         extensions = self.scope.setdefault("extensions", {})
         extensions["tls"] = {"peer_certificate": self._peer_certificate}
 
+    def shutdown(self) -> None:
+        """Cut an idle connection: an orderly TLS close waits for a peer that is not reading."""
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and self.transport.get_write_buffer_size() == 0:
+            self.transport.abort()
+        else:
+            super().shutdown()
+
 
 class _Server(uvicorn.Server):
     """uvicorn without its own signals and ten wake-ups a second."""

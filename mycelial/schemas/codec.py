@@ -94,6 +94,11 @@ def _decode_container(origin: Any, args: tuple[Any, ...], data: Any, path: str) 
     if origin in (tuple, list, frozenset):
         if not isinstance(data, list | tuple):
             raise DecodeError(f"{path}: expected a list, found {type(data).__name__}")
+        if origin is tuple and args[-1] is not Ellipsis:  # one type per place
+            if len(args) != len(data):
+                raise DecodeError(f"{path}: expected {len(args)} items, found {len(data)}")
+            pairs = enumerate(zip(args, data, strict=True))
+            return tuple(_decode(hint, item, f"{path}[{i}]") for i, (hint, item) in pairs)
         return origin(_decode(args[0], item, f"{path}[{i}]") for i, item in enumerate(data))
     if not isinstance(data, Mapping):
         raise DecodeError(f"{path}: expected an object, found {type(data).__name__}")
