@@ -4,7 +4,8 @@ One Link is one certificate: build another after a rotation. Nothing here retrie
 decides when. Failures come as one of four classes, each with the code, place and fix:
 
 LinkUnreachable  MYC-LINK-001  no answer, a cut connection, a timeout
-LinkRefused      MYC-LINK-002  401 or 403: the certificate or token is not accepted
+LinkRefused      MYC-LINK-002  401, 403: the certificate or token is not accepted; 400, 409, 422
+                               with a reason: what was asked for is not
 LinkBusy         MYC-LINK-003  429 or 503: `retry_after_seconds` is a floor
 LinkBroken       MYC-LINK-004  an answer that is not our protocol, or too long
 """
@@ -18,7 +19,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import httpx
 
@@ -150,11 +150,11 @@ class Link:
 
     async def results(self, result: CommandResult) -> None:
         """Answer a command. Raises: a LinkError."""
-        await self._post(f"results/{quote(result.id, safe='')}", result)
+        await self._post("results", result)
 
-    async def renew(self, request: EnrollRequest) -> EnrollReply:
-        """Exchange a CSR for the next certificate; its token is empty. Raises: a LinkError."""
-        return _decode(EnrollReply, await self._post("renew", request))
+    async def renew(self, csr: str) -> EnrollReply:
+        """Exchange a CSR for the same key's next certificate. Raises: a LinkError."""
+        return _decode(EnrollReply, await self._post("renew", {"csr": csr}))
 
     async def watch(self, held: Held) -> AsyncGenerator[WatchEvent, None]:
         """Yield events until the server says bye or closes; begins with hello.
@@ -287,15 +287,15 @@ async def _check(response: httpx.Response) -> None:
         if response.headers.get("content-encoding", "identity") != "identity":
             raise LinkBroken("the answer is compressed, though plain was asked for")
         return
-    detail = _detail(await _body(response, 64 * 1024))
+    detail, fix = _said(await _body(response, 64 * 1024))
     said = f": {detail}" if detail else ""
-    if status in (401, 403):
+    if status in (401, 403) or (status in (400, 409, 422) and detail):
         raise LinkRefused(
             "MYC-LINK-002",
             f"the control plane refuses this daemon (HTTP {status}){said}",
             status=status,
             detail=detail,
-            fix="look at `mycelial get daemons`; a revoked daemon joins again with a new token",
+            fix=fix or "see `mycelial get daemons`; a revoked daemon joins again with a new token",
         )
     if status in (429, 503):
         seconds = _retry_after(response.headers)
@@ -353,16 +353,21 @@ def _decode(cls: type[T], data: Any) -> T:
         raise LinkBroken(f"the answer has the wrong shape: {error}") from error
 
 
-def _detail(body: bytes) -> str:
-    """Return what the server's error body says, or nothing. Its text is bounded and printable."""
+def _said(body: bytes) -> tuple[str, str]:
+    """Return the first problem of an error body (code and what, fix), or empty texts. They are
+    bounded and printable, for they end on terminals and in logs."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
-        return ""
+        return "", ""
     problems = data.get("problems") if isinstance(data, Mapping) else None
     if not isinstance(problems, list) or not problems or not isinstance(problems[0], Mapping):
-        return ""
-    parts = (problems[0].get("code"), problems[0].get("what"))
+        return "", ""
+    found = problems[0]
+    return _printable(found.get("code"), found.get("what")), _printable(found.get("fix"))
+
+
+def _printable(*parts: object) -> str:
     text = " ".join(part for part in parts if isinstance(part, str))
     return "".join(char for char in text if char.isprintable())[:500]
 

@@ -22,6 +22,7 @@ from mycelial.security import tls, tokens
 
 CSR_FILE = "csr.pem"
 _CANDIDATE = "candidate.pem"
+_JOIN_FIX = "tokens are for one machine and expire; make another: mycelial daemon token"
 
 
 async def join(
@@ -58,7 +59,7 @@ async def join(
             raise NotAllowed(
                 "MYC-DAEMON-060",
                 f"the control plane refuses the join: {error.detail or 'the token is not valid'}",
-                fix="tokens are for one machine and expire; make another: mycelial daemon token",
+                fix=_JOIN_FIX if error.status in (401, 403) else error.problem.fix,
             ) from error
         identity = Identity(
             daemon_id=reply.daemon_id,
@@ -83,7 +84,7 @@ async def renew(local: LocalState, identity: Identity, control: ControlLink) -> 
             "the certificate request of this daemon is gone; its certificate cannot be renewed",
             fix="join again with a new token before the certificate expires",
         )
-    reply = await control.renew(EnrollRequest("", identity.name, csr.decode()))
+    reply = await control.renew(csr.decode())
     if reply.daemon_id != identity.daemon_id:
         raise OperationFailed(
             "MYC-DAEMON-063",

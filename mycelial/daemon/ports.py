@@ -15,7 +15,6 @@ from mycelial.schemas.desired import PipelineSpec, Uid
 from mycelial.schemas.wire import (
     CommandResult,
     EnrollReply,
-    EnrollRequest,
     PipelineStatus,
     Report,
     ReportReply,
@@ -59,6 +58,6 @@ class ControlLink(Protocol):
 
     async def report(self, report: Report) -> ReportReply: ...  # noqa: D102
     async def results(self, result: CommandResult) -> None: ...  # noqa: D102
-    async def renew(self, request: EnrollRequest) -> EnrollReply: ...  # noqa: D102
+    async def renew(self, csr: str) -> EnrollReply: ...  # noqa: D102
     def watch(self, held: Held) -> AsyncGenerator[WatchEvent, None]: ...  # noqa: D102
     async def close(self) -> None: ...  # noqa: D102

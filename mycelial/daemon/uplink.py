@@ -326,7 +326,10 @@ class Uplink:
             for command_id, result in list(self._outbox.items()):
                 try:
                     await link.results(result)
-                except LinkBroken as error:  # not wanted any more: it must not end the session
+                except (LinkBroken, LinkRefused) as error:
+                    if isinstance(error, LinkRefused) and error.status in (401, 403):
+                        raise
+                    # Nobody waits for it any more: it must not end the session.
                     self._world.log.warning("answer not taken", id=command_id, error=error)
                 self._outbox.pop(command_id, None)
             if not self._answered.is_set():

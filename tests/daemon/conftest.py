@@ -306,12 +306,12 @@ class ControlPlane:
             return await self._enroll(writer, body)
         if path.endswith("/renew"):
             self.renewals += 1
-            return await _reply(writer, self._identity(body["name"], body["csr"]))
+            return await _reply(writer, self._identity("shop-01", body["csr"]))
         if path.endswith("/report"):
             self.reports.append(body)
             await _reply(writer, encode(self._report_reply(body)))
             return await self._tell()
-        if "/results/" in path:
+        if path.endswith("/results"):
             self.results[body["id"]] = body
             await _reply(writer, {"taken": True})
             return await self._tell()

@@ -49,6 +49,7 @@ def call(control):
         pytest.param(403, {}, LinkRefused, id="403"),
         pytest.param(429, {"retry-after": "7"}, LinkBusy, id="429"),
         pytest.param(503, {"retry-after": "7"}, LinkBusy, id="503"),
+        pytest.param(409, {}, LinkRefused, id="409-with-a-reason"),
         pytest.param(500, {}, LinkUnreachable, id="500"),
         pytest.param(404, {}, LinkBroken, id="404"),
         pytest.param(302, {"location": "https://elsewhere"}, LinkBroken, id="redirect"),
@@ -139,7 +140,7 @@ def test_a_cut_connection_is_unreachable_and_a_half_line_no_message(control, cal
         call(use)
 
 
-def test_answers_go_to_the_commands_own_address(control, call):
+def test_answers_arrive(control, call):
     call(lambda link: link.results(CommandResult("../x y", ok=True)))
     assert control.results["../x y"]["ok"]
 
