@@ -38,6 +38,7 @@ from mycelial.security import tls
 DRAIN_SECONDS = 30.0
 STOP_GRACE_SECONDS = 10.0
 LAST_WORDS_SECONDS = 5.0
+INVENTORY_AGAIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +131,11 @@ class Agent:
             events=around.events,
         )
         duties = Duties(world, on_change=lambda: _tell(notify[:1]))
-        inventory = take_inventory(
-            config, version=around.version, abilities=around.abilities, labels=identity.labels
-        )
+        builder = ReportBuilder(boot.boot_id)
         uplink = Uplink(
             world,
             duties,
-            ReportBuilder(boot.boot_id, inventory),
+            builder,
             connect=lambda: self._connect(local),
             load=_load,
             renew=lambda link: self._renew(local, link),
@@ -147,7 +146,7 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             workers = group.create_task(world.supervisor.run(), name="supervisor")
             converging = group.create_task(duties.run(), name="converge")
-            talking = group.create_task(uplink.run(), name="uplink")
+            talking = group.create_task(self._talk(world, builder, uplink), name="uplink")
             await stop.wait()
             around.log.info("daemon stops", drain_seconds=self._drain_seconds)
             duties.end()
@@ -156,6 +155,27 @@ class Agent:
             talking.cancel()
             await self._say_goodbye(uplink)
             workers.cancel()
+
+    async def _talk(self, world: World, builder: ReportBuilder, uplink: Uplink) -> None:
+        """Take the inventory, then talk. Pipelines wait for neither; but without an inventory
+        nothing is said, for a report of no capabilities would take the work away."""
+        around = self._around
+        while True:
+            try:
+                builder.inventory = await asyncio.to_thread(
+                    take_inventory,
+                    world.config,
+                    version=around.version,
+                    abilities=around.abilities,
+                    labels=world.identity.labels,
+                )
+                break
+            except OperationFailed as error:
+                subject = f"Daemon/{world.identity.name}"
+                message = f"{error.code} {error.problem.what}"
+                around.events.emit("InventoryFailed", subject, message, severity="error")
+                await around.clock.pause(INVENTORY_AGAIN_SECONDS)
+        await uplink.run()
 
     def _named(self, identity: Identity) -> DaemonConfig:
         """Return the config under the name that the control plane knows."""

@@ -41,18 +41,19 @@ class ReportBuilder:
     built from what is true by then.
     """
 
-    def __init__(self, boot_id: str, inventory: Inventory) -> None:
+    def __init__(self, boot_id: str) -> None:
+        self.inventory: Inventory | None = None  # set before the first report
         self._boot_id = boot_id
-        self._inventory = inventory
-        self._inventory_hash = inventory.hash()
         self._seq = 0
         self._acked_pipelines: tuple[PipelineStatus, ...] | None = None
         self._acked_inventory = ""
 
     def build(self, view: View, *, now: float) -> Report:
         """Return the next report."""
+        assert self.inventory is not None, "an inventory is taken before anything is reported"
         self._seq += 1
-        has_inventory = self._acked_inventory == self._inventory_hash
+        inventory_hash = self.inventory.hash()
+        has_inventory = self._acked_inventory == inventory_hash
         return Report(
             boot_id=self._boot_id,
             seq=self._seq,
@@ -60,11 +61,11 @@ class ReportBuilder:
             rev=view.rev,
             received_hash=view.received_hash,
             applied_hash=view.applied_hash,
-            inventory_hash=self._inventory_hash,
+            inventory_hash=inventory_hash,
             wall_time=now,
             pipelines=None if view.pipelines == self._acked_pipelines else view.pipelines,
             tombstones_done=view.tombstones_done,
-            inventory=None if has_inventory else self._inventory,
+            inventory=None if has_inventory else self.inventory,
             last_failed=view.last_failed,
             load=view.load,
         )
