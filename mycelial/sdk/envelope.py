@@ -18,20 +18,30 @@ Position = NewType("Position", str)
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. `type` is Arrow's name: int64, utf8, timestamp[us], decimal128(20, 2), ..."""
+    """One column. `type` is Arrow's name: int64, utf8, timestamp[us], decimal128(20, 2), ...
+
+    `native` names the type at the source (`postgres:jsonb`) where Arrow's says less, so that a
+    destination of the same kind restores it.
+    """
 
     name: str
     type: str
     nullable: bool = True
+    native: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSchema:
-    """The declared shape of a stream. `key` names the columns that identify a row, or is empty."""
+    """The declared shape of a stream. `key` names the columns that identify a row, or is empty.
+
+    `incremental` says that batches carry only what is new, so a destination whose mode is `auto`
+    appends; otherwise runs are whole snapshots, and it replaces.
+    """
 
     name: str
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ()
+    incremental: bool = False
 
     def column(self, name: str) -> Column | None:
         """Return the column called `name`."""
