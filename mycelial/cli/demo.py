@@ -417,9 +417,8 @@ class Demo:
         for name, child in self._children:
             if child.poll() is not None:
                 tail = (self._work / f"{name}.log").read_text(errors="replace")[-1500:]
-                raise OperationFailed(
-                    "MYC-DEMO-004", f"{name} ended with {child.returncode}:\n{tail}"
-                )
+                click.echo(tail, err=True)
+                raise OperationFailed("MYC-DEMO-004", f"{name} ended with {child.returncode}")
 
     def _until(self, what: str, done: Callable[[], bool], *, seconds: float = 30.0) -> None:
         deadline = self._clock.monotonic() + seconds

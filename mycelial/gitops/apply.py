@@ -61,8 +61,13 @@ def plan_edits(
     return result | dict.fromkeys(emptied)
 
 
+PROJECT_FILE = "mycelial.yaml"
+
+
 def new_path(kind: str, name: str) -> str:
-    """Return where a new object goes: `workflows/orders.yaml`."""
+    """Return where a new object goes: `workflows/orders.yaml`; the Project is the root's."""
+    if kind == "Project":
+        return PROJECT_FILE
     stem = kind.lower()
     plural = f"{stem[:-1]}ies" if stem.endswith("y") else f"{stem}s"
     return check_path(f"{plural}/{name}.yaml")
