@@ -79,7 +79,7 @@ def server(
         raise UsageError("MYC-CLI-011", str(error)) from error
     run_server(
         ServerOptions(
-            data=data or data_home() / "server",
+            data=(data or data_home() / "server").resolve(),
             listen=parse_address(listen),
             daemon_listen=parse_address(daemon_listen),
             advertise=advertise,
@@ -172,7 +172,7 @@ def join(
     """Give this machine its identity: a key that never leaves it, and a certificate."""
     from mycelial.cli.wire_up import join_daemon
 
-    directory = state_dir or data_home() / "daemon"
+    directory = (state_dir or data_home() / "daemon").resolve()
     join_daemon(server_url, join_token, name=name, labels=parse_labels(labels), state_dir=directory)
     click.echo(f"joined {server_url} as {name}; start it: mycelial daemon run --state {directory}")
 
