@@ -163,7 +163,7 @@ class Changes:
                 self._chronicle.record(
                     "RevisionRolledBack",
                     f"Source/{source.name}",
-                    f"by {who.name}",
+                    f"{revision} by {who.name}",
                     severity="warning",
                     revision=revision,
                 )
@@ -357,7 +357,10 @@ class Changes:
         commit = Commit(prepared.head, message, _signature(who.name), dict(prepared.edits))
         revision = await self._lanes.source.run(self._source.commit, commit)
         self._chronicle.record(
-            "Committed", f"Source/{self._source.name}", f"by {who.name}", revision=revision
+            "Committed",
+            f"Source/{self._source.name}",
+            f"{revision} by {who.name}",
+            revision=revision,
         )
         self._controller.look()
         # So that whoever applies reads what was applied; a slow store only makes it later.

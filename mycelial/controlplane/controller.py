@@ -216,7 +216,7 @@ class FleetController:
             self._chronicle.record(
                 "RevisionInvalid",
                 f"Source/{self.source.name}",
-                _first_lines(errors),
+                f"{revision}: {_first_lines(errors)}",
                 severity="error",
                 revision=revision,
             )
@@ -321,7 +321,7 @@ class FleetController:
         self._chronicle.record(
             "RevisionApplied",
             f"Source/{self.source.name}",
-            f"{carried} changes, {outcome.plan.unchanged} unchanged",
+            f"{desired.revision}: {carried} changes, {outcome.plan.unchanged} unchanged",
             revision=desired.revision,
         )
 

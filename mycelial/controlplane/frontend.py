@@ -16,7 +16,7 @@ from mycelial.schemas.compile import PROJECT_FILE, compile_tree
 from mycelial.schemas.desired import DesiredState
 from mycelial.schemas.parse import parse_file
 from mycelial.schemas.views import ObjectView
-from mycelial.schemas.yaml import Document, read_yaml
+from mycelial.schemas.yaml import Document, decode_text, read_yaml
 
 _NEW_PROJECT = "apiVersion: mycelial/v1\nkind: Project\nmetadata: {name: default}\n"
 # A line of three dashes ends a document wherever it stands, block scalars included.
@@ -86,7 +86,7 @@ class SchemasFrontEnd:
         if data is None:
             raised = json.dumps(dict.fromkeys(names, 1))
             return f"{_NEW_PROJECT}spec:\n  incarnations: {raised}\n".encode()
-        text = data.decode("utf-8")
+        text = decode_text(data)
         document = next(
             d
             for d in read_yaml(PROJECT_FILE, data).documents
@@ -126,8 +126,8 @@ def _with_incarnations(text: str, document: Document, raised: str) -> str:
     if "incarnations" in spec.children:
         _, old = spec.children["incarnations"]
         start, end = old.start.index, old.end.index
-        # A block mapping begins on the line after its key and ends after its last line break.
-        tail = "\n" if text[start:end].endswith("\n") else ""
+        # A block mapping ends where the next key begins: what is between is not its own.
+        tail = text[start + len(text[start:end].rstrip()) : end]
         return f"{text[:start]}{raised}{tail}{text[end:]}"
     first, _ = next(iter(spec.children.values()))
     is_flow = text[spec.start.index] == "{"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from mycelial.client.link import Held
@@ -209,16 +211,15 @@ async def test_a_daemon_that_joins_later_gets_what_matches_it(world, manifest) -
 
 
 async def test_waiting_ends_when_the_workflow_is_healthy(world, manifest) -> None:
-    import asyncio
-
     async with world.running():
         daemon = await world.join()
         await world.apply(manifest())
-        waiting = asyncio.ensure_future(
-            world.call(world.client.wait, "Workflow/orders", "Healthy", 10.0)
-        )
-        await daemon.next_set()
-        assert (await waiting).met
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(
+                world.call(world.client.wait, "Workflow/orders", "Healthy", 10.0)
+            )
+            await daemon.next_set()
+        assert waiting.result().met
         early = await world.call(world.client.wait, "Workflow/orders", "Finished", 0.0)
         assert not early.met
 
