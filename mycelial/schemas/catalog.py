@@ -332,7 +332,7 @@ def _check_schema(
 ) -> tuple[dict[str, Any] | None, list[FieldError]]:
     schema = validator.schema
     given = {key: value for key, value in config.items() if not str(key).startswith("x-")}
-    errors = []
+    errors: list[FieldError] = []
     for error in validator.iter_errors(given):
         errors.extend(_schema_errors(error, partial))
     if errors:
@@ -368,8 +368,14 @@ def _schema_errors(error: Any, partial: bool) -> Iterator[FieldError]:
 
 
 def _json_type(value: Any) -> str:
-    names = {"object": "a mapping", "array": "a list", "string": "text", "integer": "a whole number",
-             "number": "a number", "boolean": "true or false", "null": "null"}  # fmt: skip
+    names = {
+        "object": "a mapping",
+        "array": "a list",
+        "string": "text",
+        "integer": "a whole number",
+        "number": "a number",
+        "boolean": "true or false",
+    }
     kinds = [value] if isinstance(value, str) else value
     return " or ".join(names.get(kind, kind) for kind in kinds)
 
@@ -388,7 +394,9 @@ def _normalise(
                     errors.append(FieldError(path, "value", f"{dotted(path)}: {error}"))
         return value
     if isinstance(value, list):
-        inner = next((o["items"] for o in options if isinstance(o.get("items"), Mapping)), {})
+        inner: Mapping[str, Any] = next(
+            (o["items"] for o in options if isinstance(o.get("items"), Mapping)), {}
+        )
         return [
             _normalise(item, inner, root, (*path, i), errors, fill=fill)
             for i, item in enumerate(value)

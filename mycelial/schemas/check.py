@@ -44,7 +44,7 @@ from mycelial.schemas.templates import (
     quoted_in_sql,
     strings_in,
 )
-from mycelial.schemas.workflow import Workflow, WorkflowSpec
+from mycelial.schemas.workflow import CronSchedule, Workflow, WorkflowSpec
 from mycelial.schemas.yaml import Document, Node
 
 KINDS: Mapping[str, type[Manifest]] = {
@@ -122,15 +122,14 @@ class _ObjectCheck:
         """Return the object, without spec when it has errors; None when it has no identity."""
         value = self.value
         if not isinstance(value, dict):
-            what = f"a document must be a mapping with apiVersion, kind, metadata and spec, not {type_name(value)}"
+            what = f"a document must be a mapping (apiVersion, kind, ...), not {type_name(value)}"
             self._error("MYC-SCHEMA-001", what, "see `mycelial explain workflow`", ())
             return None
-        kind, name = value.get("kind"), _name_of(value)
-        if isinstance(kind, str) and name:
+        kind, name = str(value.get("kind")), _name_of(value)
+        if name and kind in KINDS:
             self.subject = f"{kind}/{name}"
         if not self._check_envelope(value):
-            known = isinstance(kind, str) and kind in KINDS and name
-            return self._object(str(kind), name) if known else None
+            return self._object(kind, name) if name and kind in KINDS else None
         model, errors = validate_model(KINDS[kind], self._without_connector(kind, value))
         self._add(errors, ())
         spec = self._check_kind(kind, value, model)
@@ -344,7 +343,7 @@ class _ObjectCheck:
         if isinstance(given, str):
             parsed = parse_schedule(given)
             return {"kind": parsed.kind, "every_seconds": parsed.every_seconds}
-        if hasattr(given, "cron"):
+        if isinstance(given, CronSchedule):
             return {"kind": "cron", "cron": given.cron, "timezone": given.timezone}
         return {"kind": "continuous", "poll_seconds": given.continuous.poll}
 
@@ -419,7 +418,7 @@ class _ObjectCheck:
         for place_key in ("daemon", "selector"):
             if role != "transform" and place_key in keys:
                 what = f"a {role} on another daemon is not available in this version"
-                fix = f"remove {role}.{place_key}; source and destination run on the workflow's daemon"
+                fix = f"remove {role}.{place_key}: both ends run on the workflow's daemon"
                 self._error("MYC-SCHEMA-017", what, fix, (*path, place_key))
                 keys.pop(place_key)
         noun = "transform" if role == "transform" else "connector"
@@ -544,12 +543,10 @@ class _ObjectCheck:
                     "MYC-REF-011", what, "variables may use other variables only", where, value=True
                 )
                 continue
-            if entry is not None and inner == (SQL_TEXTS.get(entry.plugin),):
-                if (quoted := quoted_in_sql(text)) is not None:
-                    fix = "write it without quotes: it becomes a bound value of type text"
-                    self._error(
-                        "MYC-REF-016", f"{quoted} stands inside quotes", fix, where, value=True
-                    )
+            is_sql = entry is not None and inner == (SQL_TEXTS.get(entry.plugin),)
+            if is_sql and (quoted := quoted_in_sql(text)) is not None:
+                fix = "write it without quotes: it becomes a bound value of type text"
+                self._error("MYC-REF-016", f"{quoted} stands inside quotes", fix, where, value=True)
             at = dotted(where)
             self.uses.extend((name, at) for name in used)
             self._mark(where, value=True)
@@ -559,6 +556,11 @@ class _ObjectCheck:
     def _mask(self, entry: CatalogEntry, config: Mapping[str, Any], path: Path) -> None:
         for literal in entry.secret_literals(config):
             self.masks.append(mask_of(node_at(self.node, (*path, *literal))))
+        names = {secret[0] for secret in entry.secret_paths if secret}
+        for key in config:
+            # A misspelt secret field is reported as unknown; its value is a secret all the same.
+            if key not in entry.properties and nearest(key, names):
+                self.masks.append(mask_of(node_at(self.node, (*path, key))))
 
     def _mark(self, path: Path, *, value: bool = False) -> None:
         where = self._place(path, value=value)

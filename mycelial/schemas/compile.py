@@ -139,7 +139,7 @@ class _Compiler:
         where = there.at(other, "metadata.name") if there else Location(other)
         what = f"{key} is declared twice, also in {where}"
         self._error(
-            "MYC-REF-003", what, "rename or remove one of them", file, found, "metadata.name"
+            "MYC-REF-003", what, "rename or remove one of them", (file, found), "metadata.name"
         )
 
     # ---- Project ----
@@ -150,7 +150,7 @@ class _Compiler:
         for file, other in found[1:]:
             what = f"a second Project; the first is {found[0][1].at(found[0][0], 'metadata.name')}"
             fix = "a tree has one Project"
-            self._error("MYC-REF-014", what, fix, file, other, "metadata.name")
+            self._error("MYC-REF-014", what, fix, (file, other), "metadata.name")
         if not found:
             unread = any(f.path == PROJECT_FILE and not f.complete for f in self.files)
             return None if unread else ProjectSettings()
@@ -197,7 +197,7 @@ class _Compiler:
                     else ""
                 )
                 fix = fix or "write the text out in one of them"
-                self._error(code, str(error), fix, file, project, f"spec.variables.{name}")
+                self._error(code, str(error), fix, (file, project), f"spec.variables.{name}")
 
     # ---- identity ----
 
@@ -227,7 +227,7 @@ class _Compiler:
                 else:
                     continue
                 self.blocked.add(key)
-                self._error(code, what, fix, file, found, "metadata.moved")
+                self._error(code, what, fix, (file, found), "metadata.moved")
                 break
 
     # ---- Workflow ----
@@ -298,20 +298,22 @@ class _Compiler:
             fix = (
                 nearest(target, names) + f"Known connections: {', '.join(sorted(names)) or 'none'}"
             )
-            self._error("MYC-REF-004", f'there is no Connection "{target}"', fix, file, found, path)
+            self._error(
+                "MYC-REF-004", f'there is no Connection "{target}"', fix, (file, found), path
+            )
             return None
         connection = there[1]
         if connection.spec is None or connection.id in self.blocked:
             what = f"Connection/{target} has errors"
             fix = f"see {connection.at(there[0], 'metadata.name')}"
-            self._error("MYC-REF-004", what, fix, file, found, path)
+            self._error("MYC-REF-004", what, fix, (file, found), path)
             return None
         if connection.spec["plugin"] != use["plugin"]:
             what = (
                 f'Connection "{target}" is for {connection.spec["plugin"]}, not for {use["plugin"]}'
             )
             fix = f"use a Connection of {use['plugin']}"
-            self._error("MYC-REF-005", what, fix, file, found, path)
+            self._error("MYC-REF-005", what, fix, (file, found), path)
             return None
         uses.extend((name, path) for name, _ in connection.uses)
         return self._merge(file, found, role, use, there)
@@ -328,7 +330,7 @@ class _Compiler:
         if entry is None:
             what = f'plugin "{plugin}" is not known here: it cannot be joined with a Connection'
             fix = "install the plugin, or write the fields into the workflow"
-            self._error("MYC-REF-001", what, fix, file, found, base)
+            self._error("MYC-REF-001", what, fix, (file, found), base)
             return None
         made: list[dict[str, Any]] = []
         layers = [({}, "spec")] + [
@@ -350,7 +352,7 @@ class _Compiler:
                     owner, at = there, f"{prefix if name in over else 'spec'}.{plugin}.{name}"
                 code = "MYC-SCHEMA-011" if error.kind == "missing" else "MYC-SCHEMA-013"
                 self._error(
-                    code, f"{error.what} (with Connection/{there[1].name})", error.fix, *owner, at
+                    code, f"{error.what} (with Connection/{there[1].name})", error.fix, owner, at
                 )
             if checked.config is None:
                 return None
@@ -375,7 +377,7 @@ class _Compiler:
             fix = nearest(variable, self.variables) + f"add it to spec.variables in {PROJECT_FILE}"
             if variable in self.bad_variables:
                 what, fix = f"the variable ${{{name}}} has errors", f"see {PROJECT_FILE}"
-            self._error("MYC-REF-011", what, fix, file, found, path)
+            self._error("MYC-REF-011", what, fix, (file, found), path)
         return good
 
     # ---- placement ----
@@ -396,7 +398,7 @@ class _Compiler:
                 if place.daemon not in known:
                     what = f'daemon "{place.daemon}" has not joined'
                     fix = nearest(place.daemon, known) + f"Known daemons: {_some(sorted(known))}"
-                    self._warn("MYC-REF-017", what, fix, file, found, "spec.daemon")
+                    self._warn("MYC-REF-017", what, fix, (file, found), "spec.daemon")
                 continue
             if place.selector not in memo:
                 memo[place.selector] = any(
@@ -406,18 +408,19 @@ class _Compiler:
                 labels = sorted({f"{k}={v}" for each in known.values() for k, v in each.items()})
                 what = f'no daemon matches the selector "{place.selector}"'
                 fix = f"labels that exist: {_some(labels)}"
-                self._warn("MYC-REF-009", what, fix, file, found, "spec.selector")
+                self._warn("MYC-REF-009", what, fix, (file, found), "spec.selector")
 
     def _error(
-        self, code: str, what: str, fix: str, file: str, found: CheckedObject, path: str
+        self, code: str, what: str, fix: str, owner: tuple[str, CheckedObject], path: str
     ) -> None:
+        file, found = owner
         where = found.at(file, path)
         self.problems.append(Problem(code, what, fix, where, path=path, subject=found.id))
 
     def _warn(
-        self, code: str, what: str, fix: str, file: str, found: CheckedObject, path: str
+        self, code: str, what: str, fix: str, owner: tuple[str, CheckedObject], path: str
     ) -> None:
-        self._error(code, what, fix, file, found, path)
+        self._error(code, what, fix, owner, path)
         self.problems[-1] = replace(self.problems[-1], severity=Severity.WARNING)
 
 

@@ -79,7 +79,8 @@ def remove_object(data: bytes, kind: str, name: str) -> bytes:
     after = _MARKER.match(text, end)
     if before and before[-1][0].startswith("---"):
         start = before[-1].start()
-    elif after is not None and after[0].strip() == "---":
+    elif after is not None and not after[0][3:].strip():
+        # At the head of a file neither marker has anything to separate.
         end = after.end()
     changed = text[:start] + text[end:]
     _expect_same_others(text, changed, kind, name)

@@ -159,11 +159,11 @@ def _key(entry: CatalogEntry) -> str:
 
 def _definition(entry: CatalogEntry, definitions: dict[str, Any]) -> dict[str, Any]:
     """Return the entry's schema with what manifests may say beside it, references made global."""
-    schema = json.loads(json.dumps(entry.schema))
+    schema: dict[str, Any] = json.loads(json.dumps(entry.schema))
     prefix = _key(entry)
     for name, inner in schema.pop("$defs", {}).items():
         definitions[f"{prefix}.{name}"] = _global(inner, prefix)
-    schema = _global(schema, prefix)
+    schema = dict(_global(schema, prefix))
     if entry.role == "transform":
         if entry.shorthand is None:
             return schema
@@ -284,7 +284,9 @@ def _fields(part: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[str]:
     known = _properties(part, root)
     if not known:
         return
-    required = {name for p in parts_of(part, root) for name in p.get("required", ())}
+    # Of alternatives, none is required.
+    options = [p for p in parts_of(part, root) if "properties" in p]
+    required = set(options[0].get("required", ())) if len(options) == 1 else set()
     yield ""
     yield "Fields:"
     for name, inner in known.items():

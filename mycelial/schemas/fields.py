@@ -76,7 +76,18 @@ def validate_model(model: type[M], value: Mapping[str, Any]) -> tuple[M | None, 
         if not free:
             break
         data = _without(data, free)
-    return None, [_field_error(model, e) for e in found]
+    return None, _without_echoes([_field_error(model, e) for e in found])
+
+
+def _without_echoes(errors: list[FieldError]) -> list[FieldError]:
+    """Drop "missing" where the field is there under a misspelt name."""
+    meant = {
+        (*e.path[:-1], name)
+        for e in errors
+        if e.kind == "unknown"
+        for name in re.findall(r'^did you mean "([^"]+)"', e.fix)
+    }
+    return [e for e in errors if not (e.kind == "missing" and e.path in meant)]
 
 
 def to_problem(

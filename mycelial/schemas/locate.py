@@ -18,14 +18,14 @@ Path = tuple[str | int, ...]
 Mask = tuple[int, int, int, int]  # first line, column, last line, column; from 1, end exclusive
 MASKED = "(secret)"
 
-_SECRET_KEY = (
-    r"[\w.-]*(?:pass(?:word|wd|phrase)?|pwd?|secret|token|credential|api.?key|private.?key)[\w-]*"
+_SENSITIVE = (
+    r"[\w.-]*(?:pass?(?:wo?r?d|phrase)|pwd|secret|token|credential|api.?key|private.?key)[\w-]*"
 )
-_SECRET_WORD = re.compile(_SECRET_KEY, re.IGNORECASE)
+_SENSITIVE_WORD = re.compile(_SENSITIVE, re.IGNORECASE)
 # `secret: <name>` is a reference, which is shown; anything else that is called like a secret is
 # masked in frames, because the finding may be that it should have been a reference.
-_SECRET_TEXT = re.compile(
-    rf"""(?P<key>["']?(?!secret["']?\s*:){_SECRET_KEY}["']?\s*:\s+)(?!\{{\s*["']?secret["']?\s*:)"""
+_SENSITIVE_TEXT = re.compile(
+    rf"""(?P<key>["']?(?!secret["']?\s*:){_SENSITIVE}["']?\s*:\s+)(?!\{{\s*["']?secret["']?\s*:)"""
     r"""(?P<value>"(?:[^"\\]|\\.)*"|'[^']*'|[^\s#,}\]][^#,}\]]*)""",
     re.IGNORECASE,
 )
@@ -73,7 +73,7 @@ def secret_masks(value: Any, node: Node) -> Iterator[Mask]:
     if isinstance(value, dict) and isinstance(node.children, dict):
         for key, item in value.items():
             child = node.children[key][1]
-            looks_secret = key != "secret" and _SECRET_WORD.fullmatch(key)
+            looks_secret = key != "secret" and _SENSITIVE_WORD.fullmatch(key)
             if looks_secret and not is_reference(item):
                 yield mask_of(child)
             else:
@@ -140,4 +140,4 @@ def _masked(lines: list[str], masks: Iterable[Mask]) -> list[str]:
 
 def _mask_text(line: str) -> str:
     line = _USER_INFO.sub(rf"\1:{MASKED}@", line)
-    return _SECRET_TEXT.sub(lambda found: found["key"] + MASKED, line)
+    return _SENSITIVE_TEXT.sub(lambda found: found["key"] + MASKED, line)

@@ -11,7 +11,7 @@ from mycelial.schemas.yaml import Document, read_yaml
 
 _KIND = re.compile(r"^[\"']?kind[\"']?\s*:\s*[\"']?([A-Za-z]+)", re.MULTILINE)
 _NAME = re.compile(
-    r"^[\"']?metadata[\"']?\s*:\s*(?:\{[^}\n]*?|(?:#.*)?\n(?:[ \t]+.*\n|[ \t]*\n)*?[ \t]+)"
+    r"^[\"']?metadata[\"']?\s*:\s*(?:\{[^\n]*?|(?:#.*)?\n(?:[ \t]+.*\n|[ \t]*\n)*?[ \t]+)"
     r"\bname\s*:\s*[\"']?([A-Za-z0-9-]+)",
     re.MULTILINE,
 )

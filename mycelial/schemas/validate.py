@@ -50,7 +50,7 @@ def validate(
     )
     problems = framed(desired.problems, files, checked)
     if strict:
-        problems = tuple(_strictly(p) for p in problems)
+        problems = made_strict(problems)
     return Validation(problems, replace(desired, problems=problems), checked)
 
 
@@ -75,6 +75,11 @@ def _place(problem: Problem) -> tuple[str, int, int, str]:
     return (
         (where.file, where.line, where.column, problem.code) if where else ("", 0, 0, problem.code)
     )
+
+
+def made_strict(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return the problems with "not checked" turned from a warning into an error."""
+    return tuple(_strictly(p) for p in problems)
 
 
 def _strictly(problem: Problem) -> Problem:

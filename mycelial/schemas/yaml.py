@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import (
     AliasEvent,
     DocumentEndEvent,
@@ -28,7 +29,7 @@ from ruamel.yaml.events import (
 from mycelial.kernel.errors import Location, Problem
 
 try:
-    from ruamel.yaml.cyaml import CParser
+    from ruamel.yaml.cyaml import CParser  # type: ignore[attr-defined]
 except ImportError:  # a platform without the C part: slower, same marks
     CParser = None
 
@@ -289,7 +290,12 @@ class _Reader:
                 )
                 if event.anchor:
                     anchors[event.anchor] = None  # until it is closed
-                opened = ({} if kind is MappingStartEvent else []), node, event.anchor, self.nodes
+                opened: Any = (
+                    ({} if kind is MappingStartEvent else []),
+                    node,
+                    event.anchor,
+                    self.nodes,
+                )
                 stack.append(opened)
                 pending.append(key)
                 key = None
@@ -379,9 +385,7 @@ class _Reader:
                 if event.anchor in anchors
                 else f'alias "*{event.anchor}" has no anchor before it in this document'
             )
-            fix = 'put the text in quotes if it only looks like an alias, or define "&' + (
-                f'{event.anchor}" first'
-            )
+            fix = "put it in quotes if text is meant, or define the anchor first"
             raise _Broken(self._problem(11, what, fix, event.start_mark))
         value, node, size = found
         self.nodes += size
@@ -411,7 +415,7 @@ class _Reader:
             value = self._typed(text, event)
             kinds = _TAGGED[name]
             if isinstance(value, kinds) and (name == "bool" or not isinstance(value, bool)):
-                return float(value) if name == "float" else value
+                return float(text) if name == "float" else value
         self.problems.append(self._tag_problem(event))
         return text
 
