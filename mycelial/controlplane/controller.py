@@ -18,7 +18,7 @@ from mycelial.controlplane.fleet import Roster
 from mycelial.controlplane.looking import NOTHING, Snapshot
 from mycelial.controlplane.threads import Lanes
 from mycelial.controlplane.transitions import fleet_events, held_texts
-from mycelial.controlplane.watch import WatchHub
+from mycelial.controlplane.watch import HeldSet, WatchHub
 from mycelial.gitops.base import ManifestSource
 from mycelial.kernel.clock import Clock
 from mycelial.kernel.entropy import Rng
@@ -116,7 +116,7 @@ class FleetController:
         for record in records:
             signed = await run(self._store.signed_set, record.id)
             if signed is not None:
-                sets[record.id] = signed
+                sets[record.id] = HeldSet.of(signed)
         self._hub.hold(sets)
         self.quarantined = tuple(await run(self._store.get_value, "quarantined") or ())
         self.invalid = tuple(await run(self._store.get_value, "invalid") or ())
@@ -298,7 +298,9 @@ class FleetController:
         self, desired: DesiredState, fleet: Fleet, outcome: FleetOutcome, taken: str
     ) -> bool:
         """Persist, then publish; false when the ledger had moved on and nothing was done."""
-        signed = {i: self._signer.sign(found) for i, found in outcome.sets.items()}
+        # Not on the loop: a set of a thousand assignments takes tens of milliseconds.
+        sets = await self._lanes.source.run(self._sign, outcome.sets) if outcome.sets else {}
+        signed = {daemon_id: held.signed for daemon_id, held in sets.items()}
         is_new = self._is_newly_applied(desired)
         events = fleet_events(outcome.plan, fleet, at=self._clock.now(), already_held=self._held)
         if not outcome.write.is_empty or signed or is_new or events:
@@ -307,10 +309,16 @@ class FleetController:
                 return False
             if is_new:
                 self._tell_applied(desired, outcome)
-        self._hub.hold(signed)
+        self._hub.hold(sets)
         self._held = held_texts(outcome.plan)
         self._publish(outcome.conditions, self._held, taken)
         return True
+
+    def _sign(self, sets: Mapping[str, AssignmentSet]) -> dict[str, HeldSet]:
+        return {
+            daemon_id: HeldSet(self._signer.sign(found), found.rev, found.bundle_hash())
+            for daemon_id, found in sets.items()
+        }
 
     def _is_newly_applied(self, desired: DesiredState) -> bool:
         return _is_whole(desired) and desired.revision != self.snapshot.revision_applied

@@ -84,10 +84,10 @@ class WatchHub:
         self._commands: dict[str, dict[str, _Pending]] = {}
         self._is_closed = False
 
-    def hold(self, sets: Mapping[str, SignedSet]) -> None:
+    def hold(self, sets: Mapping[str, HeldSet]) -> None:
         """Take over new sets and wake their daemons' streams."""
-        for daemon_id, signed in sets.items():
-            self._sets[daemon_id] = HeldSet.of(signed)
+        for daemon_id, held in sets.items():
+            self._sets[daemon_id] = held
             stream = self._streams.get(daemon_id)
             if stream is not None:
                 stream.wake.set()

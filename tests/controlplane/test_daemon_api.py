@@ -197,14 +197,13 @@ async def test_the_authority_is_public(world) -> None:
 
 
 async def test_enrolment_bodies_are_small_and_their_rate_is_bounded(world) -> None:
-    async with world.running():
-        async with stranger(world) as http:
-            big = await http.post("/v1/enroll", content=b"x" * 9000)
-            assert big.status_code == 413
-            replies = [
-                (await http.post("/v1/enroll", json={})).status_code
-                for _ in range(int(ENROLL_PER_SECOND) * 3)
-            ]
+    async with world.running(), stranger(world) as http:
+        big = await http.post("/v1/enroll", content=b"x" * 9000)
+        assert big.status_code == 413
+        replies = [
+            (await http.post("/v1/enroll", json={})).status_code
+            for _ in range(int(ENROLL_PER_SECOND) * 3)
+        ]
     assert set(replies) == {400, 429}
 
 

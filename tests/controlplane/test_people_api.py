@@ -183,18 +183,18 @@ def test_no_server_is_unreachable_with_a_fix() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with Client(f"http://127.0.0.1:{port}", Secret("x")) as client:
-        with pytest.raises(Unreachable, match="MYC-API-010") as caught:
-            client.status()
+    client = Client(f"http://127.0.0.1:{port}", Secret("x"))
+    with client, pytest.raises(Unreachable, match="MYC-API-010") as caught:
+        client.status()
     assert caught.value.exit_code is ExitCode.UNREACHABLE
     assert caught.value.problem.fix
 
 
 def test_another_web_server_is_told_apart() -> None:
     transport = httpx.MockTransport(lambda _request: httpx.Response(200, text="<html>"))
-    with Client("http://x", Secret("x"), transport=transport) as client:
-        with pytest.raises(OperationFailed, match="MYC-API-012"):
-            client.status()
+    client = Client("http://x", Secret("x"), transport=transport)
+    with client, pytest.raises(OperationFailed, match="MYC-API-012"):
+        client.status()
 
 
 async def nothing(_scope, _receive, _send) -> None: ...
@@ -218,9 +218,8 @@ def test_a_taken_port_is_an_operation_that_failed() -> None:
 
 
 def test_a_second_server_on_one_directory_is_refused(tmp_path) -> None:
-    with DirLock(tmp_path):
-        with pytest.raises(OperationFailed, match="MYC-CP-002"):
-            DirLock(tmp_path)
+    with DirLock(tmp_path), pytest.raises(OperationFailed, match="MYC-CP-002"):
+        DirLock(tmp_path)
     DirLock(tmp_path).close()
 
 

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from mycelial.controlplane.watch import COMMANDS_MAX, WatchHub, WatchTiming
+from mycelial.controlplane.watch import COMMANDS_MAX, HeldSet, WatchHub, WatchTiming
 from mycelial.kernel.canonical import canonical_json
 from mycelial.kernel.clock import SystemClock
 from mycelial.kernel.entropy import seeded_rng
@@ -50,7 +50,7 @@ async def next_of(stream) -> WatchEvent:
 
 async def test_an_unknown_token_gets_a_snapshot_on_the_same_stream() -> None:
     made = hub()
-    made.hold({"d1": signed(3)})
+    made.hold({"d1": HeldSet.of(signed(3))})
     async with watch(made, token="other-store:3") as stream:
         hello, snapshot = await next_of(stream), await next_of(stream)
     assert (hello.type, hello.rev, hello.store_id) == ("hello", 3, "store")
@@ -59,20 +59,20 @@ async def test_an_unknown_token_gets_a_snapshot_on_the_same_stream() -> None:
 
 async def test_an_equal_hash_gets_no_snapshot() -> None:
     made = hub(ping_seconds=0.02)
-    made.hold({"d1": signed(3)})
+    made.hold({"d1": HeldSet.of(signed(3))})
     async with watch(made, token="store:3", held=made.desired_hash("d1")) as stream:
         assert [(await next_of(stream)).type for _ in range(3)] == ["hello", "ping", "ping"]
 
 
 async def test_only_the_newest_of_many_sets_is_pushed() -> None:
     made = hub()
-    made.hold({"d1": signed(1)})
+    made.hold({"d1": HeldSet.of(signed(1))})
     async with watch(made, token="store:1", held=made.desired_hash("d1")) as stream:
         await next_of(stream)
         for rev in range(2, 50):
-            made.hold({"d1": signed(rev)})
+            made.hold({"d1": HeldSet.of(signed(rev))})
         assert (await next_of(stream)).rev == 49
-        made.hold({"d1": signed(50)})
+        made.hold({"d1": HeldSet.of(signed(50))})
         assert (await next_of(stream)).rev == 50
 
 
@@ -82,7 +82,7 @@ async def test_a_newer_connection_ends_the_older() -> None:
         await next_of(old)
         await next_of(new)
         assert (await next_of(old)).type == "bye"
-        made.hold({"d1": signed(1)})
+        made.hold({"d1": HeldSet.of(signed(1))})
         assert (await next_of(new)).type == "snapshot"
     assert not made.is_connected("d1")
 
@@ -152,7 +152,7 @@ async def test_a_stream_ends_at_its_age() -> None:
 
 async def test_a_long_poll_ends_with_the_first_news() -> None:
     made = hub()
-    made.hold({"d1": signed(1)})
+    made.hold({"d1": HeldSet.of(signed(1))})
     async with watch(made, wait=30.0) as stream:
         assert [event.type async for event in stream] == ["hello", "snapshot"]
 
