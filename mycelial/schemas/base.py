@@ -90,7 +90,7 @@ def _from_text(parser: Any) -> BeforeValidator:
     def convert(value: Any) -> Any:
         if isinstance(value, str):
             return parser(value)
-        raise ValueError(f"write {value!r} as text with its unit")
+        raise ValueError("a bare value has no unit; write it as text such as 30s, 64MiB or 10%")
 
     return BeforeValidator(convert)
 

@@ -24,7 +24,7 @@ from mycelial.schemas.base import (
     parse_size,
 )
 from mycelial.schemas.fields import FieldError, type_name, unknown_field, validate_model
-from mycelial.schemas.locate import Path, dotted, is_reference
+from mycelial.schemas.locate import Path, is_reference
 from mycelial.schemas.near import nearest
 
 Role = Literal["source", "destination", "transform"]
@@ -391,7 +391,8 @@ def _normalise(
                 try:
                     return convert(value)
                 except ValueError as error:
-                    errors.append(FieldError(path, "value", f"{dotted(path)}: {error}"))
+                    what, _, fix = str(error).partition("; ")
+                    errors.append(FieldError(path, "value", what, fix))
         return value
     if isinstance(value, list):
         inner: Mapping[str, Any] = next(

@@ -500,7 +500,9 @@ class _ObjectCheck:
     ) -> tuple[str, Any] | None:
         if len(given) == 1:
             return next(iter(given.items()))
-        fix = f"write exactly one, such as {{{(self.catalog.names(*roles) or ('name',))[0]}: ...}}"
+        example = next(iter(given), "") or next(iter(self.catalog.names(*roles)), "name")
+        fix = f"write exactly one, such as {{{example}: ...}}"
+        beside = "name" if noun == "transform" else "overrides" if len(path) == 1 else ""
         if not given:
             self._error("MYC-SCHEMA-015", f"no {noun} is named", fix, path)
             return None
@@ -511,8 +513,9 @@ class _ObjectCheck:
             entry = self.catalog.of_plugin(known[0])[0]
             if extra in entry.properties:
                 fix = f'indent "{extra}" under "{known[0]}"'
-            elif noun == "transform":
-                fix = f'keep one of them; beside "{known[0]}" only "name" may stand'
+            elif beside:
+                near = nearest(extra, [beside])
+                fix = f'{near}Beside "{known[0]}" only "{beside}" may stand'
             self._error("MYC-SCHEMA-015", what, fix, (*path, extra))
         else:
             listed = ", ".join(f'"{key}"' for key in given)

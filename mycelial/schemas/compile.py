@@ -121,26 +121,22 @@ class _Compiler:
     def _collect(self) -> None:
         for file in self.files:
             for found in file.objects:
-                if found.kind == "Project":
-                    key = "Project/" + found.name
-                else:
-                    key = f"{found.kind}/{found.name}"
+                key = found.id
                 if key not in self.objects:
                     self.objects[key] = (file.path, found)
                     continue
-                first = self.objects[key]
-                self._duplicate(key, first[0], first[1], other=file.path)
-                self._duplicate(key, file.path, found, other=first[0])
+                first, second = self.objects[key], (file.path, found)
+                if key not in self.blocked:
+                    self._duplicate(first, other=second)
+                self._duplicate(second, other=first)
                 self.blocked.add(key)
 
-    def _duplicate(self, key: str, file: str, found: CheckedObject, *, other: str) -> None:
-        first = self.objects[key]
-        there = first[1] if other == first[0] and found is not first[1] else None
-        where = there.at(other, "metadata.name") if there else Location(other)
-        what = f"{key} is declared twice, also in {where}"
-        self._error(
-            "MYC-REF-003", what, "rename or remove one of them", (file, found), "metadata.name"
-        )
+    def _duplicate(
+        self, owner: tuple[str, CheckedObject], *, other: tuple[str, CheckedObject]
+    ) -> None:
+        there = other[1].at(other[0], "metadata.name")
+        what = f"{owner[1].id} is declared twice, also in {there}"
+        self._error("MYC-REF-003", what, "rename or remove one of them", owner, "metadata.name")
 
     # ---- Project ----
 

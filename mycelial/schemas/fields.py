@@ -99,12 +99,29 @@ def to_problem(
     at: Literal["key", "value"] = "value" if error.kind in ("type", "value", "secret") else "key"
     return Problem(
         code=_CODES[error.kind],
-        what=f"{error.what} in {dotted(path[:-1])}" if path[:-1] else error.what,
-        fix=error.fix,
+        what=_in_words(error, path),
+        fix=error.fix or f"see `mycelial explain {_explained(path, subject)}`",
         where=place(file, node, shown, at=at),
         path=dotted(path),
         subject=subject,
     )
+
+
+def _in_words(error: FieldError, path: Path) -> str:
+    names_the_field = f'"{path[-1]}"' in error.what if path else False
+    if names_the_field:
+        return f"{error.what} in {dotted(path[:-1])}" if path[:-1] else error.what
+    return f"{dotted(path)}: {error.what}" if path else error.what
+
+
+def _explained(path: Path, subject: str) -> str:
+    """Return what `explain` knows a field by."""
+    names = [element for element in path if isinstance(element, str)]
+    if len(names) > 2 and names[1] in ("source", "destination", "transforms"):
+        group = "transform" if names[1] == "transforms" else "connector"
+        return f"{group}/{names[2]}"
+    kind = subject.partition("/")[0].lower() or "workflow"
+    return ".".join([kind, *names])
 
 
 def unknown_field(path: Path, allowed: Iterable[str]) -> FieldError:
@@ -153,8 +170,8 @@ def _field_error(model: type[BaseModel], error: Any) -> FieldError:
         fix = f"{nearest(str(found), options)}Allowed: {', '.join(options)}"
         return FieldError(path, "value", f'"{name}" has a value that is not allowed', fix)
     if kind == "value_error":
-        what = str(context.get("error", error["msg"]))
-        return FieldError(path, "value" if path else "rule", what)
+        what, _, fix = str(context.get("error", error["msg"])).partition("; ")
+        return FieldError(path, "value" if path else "rule", what, fix)
     if kind == "string_pattern_mismatch":
         what = f'"{name}" does not have the form {context.get("pattern")}'
         return FieldError(path, "value", what, "use only the characters that the form allows")

@@ -106,7 +106,9 @@ def _next_cron(expression: str, timezone: str, after: float) -> float | None:
     for trigger in _triggers(expression, timezone):
         fire = trigger.get_next_fire_time(None, moment.astimezone(trigger.timezone))
         while fire is not None and fire.fold and not every_hour:
-            fire = trigger.get_next_fire_time(None, fire + timedelta(seconds=1))
+            # By way of UTC: arithmetic on a repeated hour would lead back into its first pass.
+            later = fire.astimezone(UTC) + timedelta(seconds=1)
+            fire = trigger.get_next_fire_time(None, later.astimezone(trigger.timezone))
         if fire is not None:
             fires.append(fire.timestamp())
     return min(fires, default=None)

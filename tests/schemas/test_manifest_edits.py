@@ -21,28 +21,35 @@ _BODIES = (
 @pytest.mark.parametrize(
     ("before", "name", "after"),
     [
-        pytest.param(b"", "a", b"# new\nkind: K\nmetadata: { name: a }\nspec: 2\n", id="into nothing"),
         pytest.param(
-            b"kind: K\nmetadata: {name: b}", "a",
+            b"", "a", b"# new\nkind: K\nmetadata: { name: a }\nspec: 2\n", id="into nothing"
+        ),
+        pytest.param(
+            b"kind: K\nmetadata: {name: b}",
+            "a",
             b"kind: K\nmetadata: {name: b}\n---\n# new\nkind: K\nmetadata: { name: a }\nspec: 2\n",
             id="appended",
         ),
         pytest.param(
-            b"---\r\nkind: K\r\nmetadata: {name: a}\r\n---\r\nx: 1\r\n", "a",
+            b"---\r\nkind: K\r\nmetadata: {name: a}\r\n---\r\nx: 1\r\n",
+            "a",
             b"---\r\n# new\r\nkind: K\r\nmetadata: { name: a }\r\nspec: 2\r\n---\r\nx: 1\r\n",
             id="windows line ends",
         ),
         pytest.param(
-            b"x: 1\n--- {kind: K, metadata: {name: a}} # c\n...\n# end\n", "a",
+            b"x: 1\n--- {kind: K, metadata: {name: a}} # c\n...\n# end\n",
+            "a",
             b"x: 1\n---\n# new\nkind: K\nmetadata: { name: a }\nspec: 2\n...\n# end\n",
             id="inline document",
         ),
         pytest.param(
-            "\ufeffkind: K\nmetadata: {name: a}\n---\nx: 1\n".encode(), "a",
-            ("\ufeff" + _NEW % "a" + "---\nx: 1\n").encode(), id="byte order mark",
+            "\ufeffkind: K\nmetadata: {name: a}\n---\nx: 1\n".encode(),
+            "a",
+            ("\ufeff" + _NEW % "a" + "---\nx: 1\n").encode(),
+            id="byte order mark",
         ),
     ],
-)  # fmt: skip
+)
 def test_replacing_an_object(before: bytes, name: str, after: bytes) -> None:
     assert replace_object(before, "K", name, _NEW % name) == after
 
@@ -54,15 +61,17 @@ def test_replacing_an_object(before: bytes, name: str, after: bytes) -> None:
         pytest.param(b"kind: K\nmetadata: {name: a}\n---\nx: 1\n", b"x: 1\n", id="the first"),
         pytest.param(b"x: 1\n---\nkind: K\nmetadata: {name: a}\n", b"x: 1\n", id="the last"),
         pytest.param(
-            b"x: 1\n--- # c\nkind: K\nmetadata: {name: a}\n---\ny: 1\n", b"x: 1\n---\ny: 1\n",
+            b"x: 1\n--- # c\nkind: K\nmetadata: {name: a}\n---\ny: 1\n",
+            b"x: 1\n---\ny: 1\n",
             id="in the middle",
         ),
         pytest.param(
-            b"kind: K\nmetadata: {name: a}\n...\n%YAML 1.2\n---\ny: 1\n", b"%YAML 1.2\n---\ny: 1\n",
+            b"kind: K\nmetadata: {name: a}\n...\n%YAML 1.2\n---\ny: 1\n",
+            b"%YAML 1.2\n---\ny: 1\n",
             id="before a directive",
         ),
     ],
-)  # fmt: skip
+)
 def test_removing_an_object(before: bytes, after: bytes) -> None:
     assert remove_object(before, "K", "a") == after
 

@@ -33,151 +33,318 @@ CASES = {
     "not a mapping": ("- 1\n", "MYC-SCHEMA-001", "1:1", "explain"),
     "apiVersion missing": ("kind: Workflow\n", "MYC-SCHEMA-002", "1:1", "mycelial/v1"),
     "apiVersion of another system": (
-        "apiVersion: apps/v1\nkind: Workflow\n", "MYC-SCHEMA-002", "1:13", "other systems"),
+        "apiVersion: apps/v1\nkind: Workflow\n",
+        "MYC-SCHEMA-002",
+        "1:13",
+        "other systems",
+    ),
     "kind missing": ("apiVersion: mycelial/v1\n", "MYC-SCHEMA-003", "1:1", "Workflow"),
     "kind unknown": (
-        "apiVersion: mycelial/v1\nkind: Workflw\n", "MYC-SCHEMA-003", "2:7",
-        'did you mean "Workflow"'),
+        "apiVersion: mycelial/v1\nkind: Workflw\n",
+        "MYC-SCHEMA-003",
+        "2:7",
+        'did you mean "Workflow"',
+    ),
     "kind of a later version": (
-        "apiVersion: mycelial/v1\nkind: Policy\n", "MYC-SCHEMA-017", "2:7", "Known kinds"),
+        "apiVersion: mycelial/v1\nkind: Policy\n",
+        "MYC-SCHEMA-017",
+        "2:7",
+        "Known kinds",
+    ),
     "metadata missing": (
-        "apiVersion: mycelial/v1\nkind: Daemon\n", "MYC-SCHEMA-011", "1:1", 'add "metadata"'),
+        "apiVersion: mycelial/v1\nkind: Daemon\n",
+        "MYC-SCHEMA-011",
+        "1:1",
+        'add "metadata"',
+    ),
     "name missing": (_meta("{ labels: {} }"), "MYC-SCHEMA-011", "3:1", 'add "name"'),
     "name with capitals": (_meta("{ name: Orders }"), "MYC-SCHEMA-013", "3:19", "characters"),
     "label that is no text": (
-        _meta("{ name: orders, labels: { v: 1 } }"), "MYC-SCHEMA-012", "3:40", "quotes"),
+        _meta("{ name: orders, labels: { v: 1 } }"),
+        "MYC-SCHEMA-012",
+        "3:40",
+        "quotes",
+    ),
     "unknown metadata field": (
-        _meta("{ name: orders, label: {} }"), "MYC-SCHEMA-010", "3:27", 'did you mean "labels"'),
+        _meta("{ name: orders, label: {} }"),
+        "MYC-SCHEMA-010",
+        "3:27",
+        'did you mean "labels"',
+    ),
     "unknown spec field": (
-        GOOD + "  shedule: once\n", "MYC-SCHEMA-010", "8:3", 'did you mean "schedule"'),
+        GOOD + "  shedule: once\n",
+        "MYC-SCHEMA-010",
+        "8:3",
+        'did you mean "schedule"',
+    ),
     "field of a later version": (GOOD + "  steps: []\n", "MYC-SCHEMA-010", "8:3", "Allowed: "),
     "unknown nested field": (
-        GOOD + "  delivery: { unit: { row: 1 } }\n", "MYC-SCHEMA-010", "8:23",
-        'did you mean "rows"'),
+        GOOD + "  delivery: { unit: { row: 1 } }\n",
+        "MYC-SCHEMA-010",
+        "8:23",
+        'did you mean "rows"',
+    ),
     "source missing": (HEAD + DAEMON + END, "MYC-SCHEMA-011", "4:1", 'add "source"'),
     "wrong type": (GOOD + "  transforms: {}\n", "MYC-SCHEMA-012", "8:15", "a list"),
     "wrong choice": (
-        GOOD + "  delivery: { guarantee: exactly-one }\n", "MYC-SCHEMA-013", "8:26",
-        'did you mean "exactly-once"'),
+        GOOD + "  delivery: { guarantee: exactly-one }\n",
+        "MYC-SCHEMA-013",
+        "8:26",
+        'did you mean "exactly-once"',
+    ),
     "duration without unit": (
-        GOOD + "  deletion: { deadline: 30 }\n", "MYC-SCHEMA-013", "8:25", ""),
+        GOOD + "  deletion: { deadline: 30 }\n",
+        "MYC-SCHEMA-013",
+        "8:25",
+        "",
+    ),
     "size without unit": (
-        GOOD + "  delivery: { queue: 16 MB of RAM }\n", "MYC-SCHEMA-013", "8:22", ""),
+        GOOD + "  delivery: { queue: 16 MB of RAM }\n",
+        "MYC-SCHEMA-013",
+        "8:22",
+        "",
+    ),
     "rate of zero": (GOOD + "  rate: { rows: 0 }\n", "MYC-SCHEMA-013", "8:17", ""),
     "schedule unknown": (GOOD + "  schedule: evry 3s\n", "MYC-SCHEMA-013", "8:13", ""),
     "schedule too fast": (GOOD + "  schedule: every 1ms\n", "MYC-SCHEMA-013", "8:13", ""),
-    "cron wrong": (
-        GOOD + '  schedule: { cron: "61 * * * *" }\n', "MYC-SCHEMA-013", "8:13", ""),
+    "cron wrong": (GOOD + '  schedule: { cron: "61 * * * *" }\n', "MYC-SCHEMA-013", "8:13", ""),
     "cron with an unknown field": (
-        GOOD + '  schedule: { cron: "* * * * *", zone: x }\n', "MYC-SCHEMA-010", "8:34",
-        "timezone"),
+        GOOD + '  schedule: { cron: "* * * * *", zone: x }\n',
+        "MYC-SCHEMA-010",
+        "8:34",
+        "timezone",
+    ),
     "cron in an unknown zone": (
-        GOOD + '  schedule: { cron: "* * * * *", timezone: Mars/X }\n', "MYC-SCHEMA-013", "8:13",
-        ""),
+        GOOD + '  schedule: { cron: "* * * * *", timezone: Mars/X }\n',
+        "MYC-SCHEMA-013",
+        "8:13",
+        "",
+    ),
     "connector unknown field": (
-        GOOD.replace("path: shop.db, table", "path: shop.db, tabel"), "MYC-SCHEMA-010", "6:38",
-        'did you mean "table"'),
+        GOOD.replace("path: shop.db, table", "path: shop.db, tabel"),
+        "MYC-SCHEMA-010",
+        "6:38",
+        'did you mean "table"',
+    ),
     "connector missing field": (
-        GOOD.replace("path: shop.db, ", ""), "MYC-SCHEMA-011", "6:13", 'add "path"'),
+        GOOD.replace("path: shop.db, ", ""),
+        "MYC-SCHEMA-011",
+        "6:13",
+        'add "path"',
+    ),
     "connector wrong type": (
-        GOOD.replace("path: shop.db", "path: 5"), "MYC-SCHEMA-012", "6:29", "quotes"),
+        GOOD.replace("path: shop.db", "path: 5"),
+        "MYC-SCHEMA-012",
+        "6:29",
+        "quotes",
+    ),
     "connector out of range": (
-        GOOD.replace("path: shop.db", "path: shop.db, batchRows: 0"), "MYC-SCHEMA-013", "6:49",
-        ""),
+        GOOD.replace("path: shop.db", "path: shop.db, batchRows: 0"),
+        "MYC-SCHEMA-013",
+        "6:49",
+        "",
+    ),
     "connector without a mapping": (
-        HEAD + DAEMON + "  source: { sqlite: x.db }\n" + END, "MYC-SCHEMA-012", "6:21",
-        "Allowed: "),
+        HEAD + DAEMON + "  source: { sqlite: x.db }\n" + END,
+        "MYC-SCHEMA-012",
+        "6:21",
+        "Allowed: ",
+    ),
     "no connector": (HEAD + DAEMON + "  source: {}\n" + END, "MYC-SCHEMA-015", "6:3", "exactly"),
     "two connectors": (
-        HEAD + DAEMON + "  source: { sqlite: {}, postgres: {} }\n" + END, "MYC-SCHEMA-015",
-        "6:25", "exactly one"),
+        HEAD + DAEMON + "  source: { sqlite: {}, postgres: {} }\n" + END,
+        "MYC-SCHEMA-015",
+        "6:25",
+        "exactly one",
+    ),
     "field beside the connector": (
-        HEAD + DAEMON + "  source: { sqlite: { path: x }, table: t }\n" + END, "MYC-SCHEMA-015",
-        "6:34", 'indent "table" under "sqlite"'),
+        HEAD + DAEMON + "  source: { sqlite: { path: x }, table: t }\n" + END,
+        "MYC-SCHEMA-015",
+        "6:34",
+        'indent "table" under "sqlite"',
+    ),
     "a rule across fields": (
-        HEAD + DAEMON + SOURCE
+        HEAD
+        + DAEMON
+        + SOURCE
         + "  destination: { postgres: { host: h, database: d, table: t, mode: upsert } }\n",
-        "MYC-SCHEMA-013", "7:18", ""),
+        "MYC-SCHEMA-013",
+        "7:18",
+        "",
+    ),
     "transform without its field": (
-        GOOD + "  transforms:\n    - filter: {}\n", "MYC-SCHEMA-011", "9:7", 'add "where"'),
+        GOOD + "  transforms:\n    - filter: {}\n",
+        "MYC-SCHEMA-011",
+        "9:7",
+        'add "where"',
+    ),
     "transform of the wrong shape": (
-        GOOD + "  transforms:\n    - filter: [1]\n", "MYC-SCHEMA-012", "9:15", "text"),
+        GOOD + "  transforms:\n    - filter: [1]\n",
+        "MYC-SCHEMA-012",
+        "9:15",
+        "text",
+    ),
     "shorthand mapping with a wrong value": (
-        GOOD + "  transforms:\n    - rename: { a: b, c: 3 }\n", "MYC-SCHEMA-012", "9:26",
-        "quotes"),
+        GOOD + "  transforms:\n    - rename: { a: b, c: 3 }\n",
+        "MYC-SCHEMA-012",
+        "9:26",
+        "quotes",
+    ),
     "two transforms in one step": (
-        GOOD + "  transforms:\n    - filter: a\n      sql: b\n", "MYC-SCHEMA-015", "10:7",
-        "keep one"),
+        GOOD + "  transforms:\n    - filter: a\n      sql: b\n",
+        "MYC-SCHEMA-015",
+        "10:7",
+        "exactly one",
+    ),
     "foreign connector": (
-        HEAD + DAEMON + "  source: { crm: { url: u, levl: low } }\n" + END, "MYC-SCHEMA-010",
-        "6:28", 'did you mean "level"'),
+        HEAD + DAEMON + "  source: { crm: { url: u, levl: low } }\n" + END,
+        "MYC-SCHEMA-010",
+        "6:28",
+        'did you mean "level"',
+    ),
     "foreign connector's unit": (
         HEAD + DAEMON + "  source: { crm: { url: u, pollEvery: soon } }\n" + END,
-        "MYC-SCHEMA-013", "6:39", ""),
+        "MYC-SCHEMA-013",
+        "6:39",
+        "",
+    ),
     "foreign connector's choice": (
-        HEAD + DAEMON + "  source: { crm: { url: u, level: lw } }\n" + END, "MYC-SCHEMA-013",
-        "6:35", 'did you mean "low"'),
+        HEAD + DAEMON + "  source: { crm: { url: u, level: lw } }\n" + END,
+        "MYC-SCHEMA-013",
+        "6:35",
+        'did you mean "low"',
+    ),
     "source that cannot read": (
-        GOOD.replace("  destination: { sqlite", "  destination: { tail"), "MYC-REF-002", "7:18",
-        "sqlite"),
+        GOOD.replace("  destination: { sqlite", "  destination: { tail"),
+        "MYC-REF-002",
+        "7:18",
+        "sqlite",
+    ),
     "another daemon": (
-        HEAD + DAEMON + SOURCE
+        HEAD
+        + DAEMON
+        + SOURCE
         + "  destination: { daemon: hub-1, sqlite: { path: o, table: t } }\n",
-        "MYC-SCHEMA-017", "7:18", "remove destination.daemon"),
+        "MYC-SCHEMA-017",
+        "7:18",
+        "remove destination.daemon",
+    ),
     "placement missing": (HEAD + SOURCE + END, "MYC-REF-006", "4:1", "selector"),
     "daemon and selector": (GOOD + "  selector: a=b\n", "MYC-REF-007", "8:3", "keep"),
     "placement without selector": (GOOD + "  placement: one\n", "MYC-REF-007", "8:3", "selector"),
     "endpoint elsewhere": (
-        GOOD.replace("path: shop.db", "endpoint: shop-02/db"), "MYC-REF-007", "6:23",
-        "one daemon"),
+        GOOD.replace("path: shop.db", "endpoint: shop-02/db"),
+        "MYC-REF-007",
+        "6:23",
+        "one daemon",
+    ),
     "endpoint of a wrong form": (
-        GOOD.replace("path: shop.db", "endpoint: db"), "MYC-SCHEMA-013", "6:33", "shop-01"),
+        GOOD.replace("path: shop.db", "endpoint: db"),
+        "MYC-SCHEMA-013",
+        "6:33",
+        "shop-01",
+    ),
     "selector syntax": (
-        HEAD + "  selector: role==\n" + SOURCE + END, "MYC-REF-008", "5:13", "commas"),
-    "template syntax": (
-        GOOD.replace("shop.db", '"${daemon.name"'), "MYC-REF-010", "6:29", "$${"),
+        HEAD + "  selector: role==\n" + SOURCE + END,
+        "MYC-REF-008",
+        "5:13",
+        "commas",
+    ),
+    "template syntax": (GOOD.replace("shop.db", '"${daemon.name"'), "MYC-REF-010", "6:29", "$${"),
     "template unknown name": (
-        GOOD.replace("shop.db", '"${hostname}"'), "MYC-REF-011", "6:29", "daemon.name"),
+        GOOD.replace("shop.db", '"${hostname}"'),
+        "MYC-REF-011",
+        "6:29",
+        "daemon.name",
+    ),
     "template unknown variable": (
-        GOOD.replace("shop.db", '"${var.dir}"'), "MYC-REF-011", "6:29", "spec.variables"),
+        GOOD.replace("shop.db", '"${var.dir}"'),
+        "MYC-REF-011",
+        "6:29",
+        "spec.variables",
+    ),
     "template inside quotes of SQL": (
-        GOOD + "  transforms:\n    - sql: select '${daemon.name}' from input\n", "MYC-REF-016",
-        "9:12", "without quotes"),
+        GOOD + "  transforms:\n    - sql: select '${daemon.name}' from input\n",
+        "MYC-REF-016",
+        "9:12",
+        "without quotes",
+    ),
     "declared twice": (GOOD + "---\n" + GOOD, "MYC-REF-003", "3:13", "rename"),
     "connection missing": (
-        HEAD + DAEMON + SOURCE + TO_HUB.replace("hub", "hb") + "---\n" + HUB, "MYC-REF-004",
-        "7:30", 'did you mean "hub"'),
+        HEAD + DAEMON + SOURCE + TO_HUB.replace("hub", "hb") + "---\n" + HUB,
+        "MYC-REF-004",
+        "7:30",
+        'did you mean "hub"',
+    ),
     "connection with errors": (
-        HEAD + DAEMON + SOURCE + TO_HUB + "---\n" + HUB + "  overides: []\n", "MYC-REF-004",
-        "7:30", "w.yaml:11:13"),
+        HEAD + DAEMON + SOURCE + TO_HUB + "---\n" + HUB + "  overides: []\n",
+        "MYC-REF-004",
+        "7:30",
+        "w.yaml:11:13",
+    ),
     "connection of another connector": (
         HEAD + DAEMON + SOURCE.replace("path: shop.db", "connection: hub") + END + "---\n" + HUB,
-        "MYC-REF-005", "6:23", "sqlite"),
+        "MYC-REF-005",
+        "6:23",
+        "sqlite",
+    ),
     "connection that leaves a field open": (
         HEAD + DAEMON + SOURCE + TO_HUB + "---\n" + HUB.replace("host: h, ", ""),
-        "MYC-SCHEMA-011", "7:30", "host"),
+        "MYC-SCHEMA-011",
+        "7:30",
+        "host",
+    ),
     "connection with a private field": (
-        HUB.replace("host: h", "host: h, table: t"), "MYC-SCHEMA-010", "5:24", "Allowed: "),
+        HUB.replace("host: h", "host: h, table: t"),
+        "MYC-SCHEMA-010",
+        "5:24",
+        "Allowed: ",
+    ),
     "connection field of a wrong type": (
-        HUB.replace("host: h", "host: 1"), "MYC-SCHEMA-012", "5:21", "quotes"),
+        HUB.replace("host: h", "host: 1"),
+        "MYC-SCHEMA-012",
+        "5:21",
+        "quotes",
+    ),
     "connection without a connector": (
-        CONNECTION + "  overrides: []\n", "MYC-SCHEMA-015", "4:1", "exactly one"),
+        CONNECTION + "  overrides: []\n",
+        "MYC-SCHEMA-015",
+        "4:1",
+        "exactly one",
+    ),
     "override without a selector": (
-        HUB + "  overrides:\n    - postgres: { host: i }\n", "MYC-SCHEMA-011", "7:7",
-        "selector"),
+        HUB + "  overrides:\n    - postgres: { host: i }\n",
+        "MYC-SCHEMA-011",
+        "7:7",
+        "selector",
+    ),
     "override of another connector": (
-        HUB + "  overrides:\n    - { selector: a, sqlite: {} }\n", "MYC-SCHEMA-015", "7:22",
-        "postgres"),
+        HUB + "  overrides:\n    - { selector: a, sqlite: {} }\n",
+        "MYC-SCHEMA-015",
+        "7:22",
+        "postgres",
+    ),
     "moved from itself": (
-        _meta("{ name: orders, moved: { from: orders } }"), "MYC-REF-013", "3:27", "once"),
+        _meta("{ name: orders, moved: { from: orders } }"),
+        "MYC-REF-013",
+        "3:27",
+        "once",
+    ),
     "moved from what still exists": (
         GOOD.replace("orders }", "sales, moved: { from: orders } }", 1) + "---\n" + GOOD,
-        "MYC-REF-012", "3:26", "remove Workflow/orders"),
+        "MYC-REF-012",
+        "3:26",
+        "remove Workflow/orders",
+    ),
     "Project elsewhere": (PROJECT, "MYC-REF-014", "1:1", "mycelial.yaml"),
     "unknown limit": (
         "apiVersion: mycelial/v1\nkind: Daemon\nmetadata: { name: d }\n"
-        "spec: { limits: { cpu: 1 } }\n", "MYC-SCHEMA-010", "4:19", "memory"),
-}  # fmt: skip
+        "spec: { limits: { cpu: 1 } }\n",
+        "MYC-SCHEMA-010",
+        "4:19",
+        "memory",
+    ),
+}
 
 
 @pytest.mark.parametrize(
@@ -213,10 +380,11 @@ def test_free_keys_are_allowed_where_fields_are_closed_and_kept_where_they_are_d
     check: Check,
 ) -> None:
     text = (
-        "x-top: 1\n" + GOOD.replace("path: shop.db", "x-note: [1], path: shop.db")
+        "x-top: 1\n"
+        + GOOD.replace("path: shop.db", "x-note: [1], path: shop.db")
         + "  x-owner: me\n  delivery: { x-why: 1 }\n"
         + "  transforms:\n    - rename: { x-a: b }\n      x-c: d\n"
-    )  # fmt: skip
+    )
     result = check(text)
     assert result.problems == ()
     template = result.desired.workflows["orders"].template
@@ -248,11 +416,13 @@ SECRETS = {
 @pytest.mark.parametrize("field", SECRETS.values(), ids=SECRETS.keys())
 def test_a_secret_value_is_refused_and_never_shown(check: Check, field: str) -> None:
     for text in (
-        HEAD + DAEMON + SOURCE
+        HEAD
+        + DAEMON
+        + SOURCE
         + f"  destination: {{ postgres: {{ host: h, database: d, table: 3, {field} }} }}\n",
         HUB.replace("host: h", f"host: 3, {field}"),
         HUB + f"  overrides:\n    - {{ selector: a, postgres: {{ {field}, host: 3 }} }}\n",
-    ):  # fmt: skip
+    ):
         result = check(text)
         assert not result.ok
         shown = render_problems(result.problems) + repr([p.to_json() for p in result.problems])
@@ -303,21 +473,71 @@ def test_a_problem_is_rendered_with_frame_caret_and_fix(
 
 
 _WORDS = st.sampled_from(
-    ["apiVersion: mycelial/v1\n", "kind: Workflow\n", "kind: Connection\n", "kind: Project\n",
-     "kind: Daemon\n", "metadata: ", "spec: ", "name: a", "{", "}", "[", "]", ", ", "\n", "  ", "- ",
-     "source: ", "destination: ", "sqlite: ", "postgres: ", "transforms: ", "sql: ", "overrides: ",
-     "selector: ", "schedule: ", "cron: ", "continuous: ", "moved: ", "from: ", "variables: ",
-     "${var.a}", "${", "null", "1", "x", "connection: ", "endpoint: ", "a/b", "password: ", "secret: ",
-     "---\n", "limits: ", "labels: ", "delivery: ", "x-y: ", '"', "rate: "]
-)  # fmt: skip
+    [
+        "apiVersion: mycelial/v1\n",
+        "kind: Workflow\n",
+        "kind: Connection\n",
+        "kind: Project\n",
+        "kind: Daemon\n",
+        "metadata: ",
+        "spec: ",
+        "name: a",
+        "{",
+        "}",
+        "[",
+        "]",
+        ", ",
+        "\n",
+        "  ",
+        "- ",
+        "source: ",
+        "destination: ",
+        "sqlite: ",
+        "postgres: ",
+        "transforms: ",
+        "sql: ",
+        "overrides: ",
+        "selector: ",
+        "schedule: ",
+        "cron: ",
+        "continuous: ",
+        "moved: ",
+        "from: ",
+        "variables: ",
+        "${var.a}",
+        "${",
+        "null",
+        "1",
+        "x",
+        "connection: ",
+        "endpoint: ",
+        "a/b",
+        "password: ",
+        "secret: ",
+        "---\n",
+        "limits: ",
+        "labels: ",
+        "delivery: ",
+        "x-y: ",
+        '"',
+        "rate: ",
+    ]
+)
 _SHREDS = st.lists(_WORDS, max_size=40).map("".join)
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["sqlite", "name", "cron", "selector", "from", "x-a", "${", "filter", "1"]),
-        inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["sqlite", "name", "cron", "selector", "from", "x-a", "${", "filter", "1"]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @given(text=_SHREDS)
@@ -330,13 +550,27 @@ def test_validating_shreds_of_manifests_never_raises(catalog: Catalog, text: str
     kind=st.sampled_from(["Workflow", "Connection", "Daemon", "Project"]),
     spec=st.dictionaries(
         st.sampled_from(
-            ["source", "destination", "transforms", "daemon", "selector", "schedule", "overrides",
-             "postgres", "limits", "variables", "delivery", "placement", "incarnations", "uid"]
+            [
+                "source",
+                "destination",
+                "transforms",
+                "daemon",
+                "selector",
+                "schedule",
+                "overrides",
+                "postgres",
+                "limits",
+                "variables",
+                "delivery",
+                "placement",
+                "incarnations",
+                "uid",
+            ]
         ),
         _JSON,
     ),
     metadata=_JSON,
-)  # fmt: skip
+)
 @settings(max_examples=400, deadline=None)
 def test_validating_any_shape_never_raises(
     catalog: Catalog, kind: str, spec: object, metadata: object

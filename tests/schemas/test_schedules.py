@@ -50,15 +50,26 @@ def test_cron_means_what_crontab_means(expression: str, fires: list[str]) -> Non
 @pytest.mark.parametrize(
     ("expression", "after", "fires"),
     [
-        pytest.param("30 2 * * *", "2026-03-28T12:00",
-                     ["2026-03-29T03:30+02:00", "2026-03-30T02:30+02:00"], id="skipped in spring"),
-        pytest.param("30 2 * * *", "2026-10-24T12:00",
-                     ["2026-10-25T02:30+02:00", "2026-10-26T02:30+01:00"], id="once in autumn"),
-        pytest.param("30 * * * *", "2026-10-24T23:45",
-                     ["2026-10-25T02:30+02:00", "2026-10-25T02:30+01:00", "2026-10-25T03:30+01:00"],
-                     id="every hour, also the repeated one"),
+        pytest.param(
+            "30 2 * * *",
+            "2026-03-28T12:00",
+            ["2026-03-29T03:30+02:00", "2026-03-30T02:30+02:00"],
+            id="skipped in spring",
+        ),
+        pytest.param(
+            "30 2 * * *",
+            "2026-10-24T12:00",
+            ["2026-10-25T02:30+02:00", "2026-10-26T02:30+01:00"],
+            id="once in autumn",
+        ),
+        pytest.param(
+            "30 * * * *",
+            "2026-10-24T23:45",
+            ["2026-10-25T02:30+02:00", "2026-10-25T02:30+01:00", "2026-10-25T03:30+01:00"],
+            id="every hour, also the repeated one",
+        ),
     ],
-)  # fmt: skip
+)
 def test_daylight_saving_neither_loses_nor_doubles_a_run(
     expression: str, after: str, fires: list[str]
 ) -> None:

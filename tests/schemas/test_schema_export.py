@@ -26,11 +26,16 @@ FIRM = {
     ),
     "full transform": (HEAD + SOURCE + END + "  transforms: [{ sql: { query: x } }]\n", True),
     "connection": (
-        HEAD + SOURCE + "  destination: { postgres: { connection: hub, table: t } }\n---\n"
-        + HUB + "  postgres: { host: h, database: d }\n", True,
+        HEAD
+        + SOURCE
+        + "  destination: { postgres: { connection: hub, table: t } }\n---\n"
+        + HUB
+        + "  postgres: { host: h, database: d }\n",
+        True,
     ),
     "connection with overrides": (
-        HUB + "  postgres: { host: h }\n  overrides: [{ selector: a, postgres: { host: i } }]\n", True,
+        HUB + "  postgres: { host: h }\n  overrides: [{ selector: a, postgres: { host: i } }]\n",
+        True,
     ),
     "free keys": (HEAD + SOURCE + END + "  x-a: 1\n", True),
     "cron": (HEAD + SOURCE + END + "  schedule: { cron: '@daily' }\n", True),
@@ -46,7 +51,7 @@ FIRM = {
     "other version": (HEAD.replace("v1", "v9") + SOURCE + END, False),
     "bad name": (HEAD.replace("name: a", "name: A") + SOURCE + END, False),
     "private field in a connection": (HUB + "  postgres: { table: t }\n", False),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("text", "good"), FIRM.values(), ids=FIRM.keys())
@@ -68,10 +73,16 @@ def test_exported_schema_is_a_schema_and_does_not_change_unseen(
 
 
 PATHS = [
-    "workflow", "workflow.spec.schedule", "workflow.spec.delivery.unit", "connection.spec",
-    "project.spec.deleteGuard", "connector/postgres", "connector/crm", "transform/filter",
+    "workflow",
+    "workflow.spec.schedule",
+    "workflow.spec.delivery.unit",
+    "connection.spec",
+    "project.spec.deleteGuard",
+    "connector/postgres",
+    "connector/crm",
+    "transform/filter",
     "transform/rename",
-]  # fmt: skip
+]
 
 
 def test_explain_tells_what_the_schema_says(

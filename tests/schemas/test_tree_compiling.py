@@ -26,7 +26,9 @@ HUB = (
     "  postgres: { host: db, database: '${var.db}', password: { secret: hub-pw } }\n"
     "  overrides:\n    - { selector: site=lyon, postgres: { host: db.lyon } }\n"
 )
-TO_HUB = "  destination: { postgres: { connection: hub, table: orders, mode: upsert, key: [id] } }\n"
+TO_HUB = (
+    "  destination: { postgres: { connection: hub, table: orders, mode: upsert, key: [id] } }\n"
+)
 VARIABLES = "  variables: { db: 'dw_${var.stage}', stage: test }\n"
 
 
@@ -34,14 +36,34 @@ VARIABLES = "  variables: { db: 'dw_${var.stage}', stage: test }\n"
     ("change", "schedule"),
     [
         pytest.param(("", ""), Schedule("once"), id="no cursor"),
-        pytest.param(("table: orders", "table: orders, cursor: id"), Schedule("continuous"), id="cursor"),
-        pytest.param(("table: orders", "table: orders, cursor: null"), Schedule("once"), id="null cursor"),
-        pytest.param(("sqlite: { path: shop.db, table: orders }", "tail: { path: l }"), Schedule("continuous"), id="follows by nature"),
-        pytest.param(("  source", "  schedule: every 1m30s\n  source"), Schedule("every", every_seconds=90.0), id="every"),
-        pytest.param(("  source", "  schedule: { continuous: { poll: 200ms } }\n  source"), Schedule("continuous", poll_seconds=0.2), id="poll"),
-        pytest.param(("  source", "  schedule: { cron: '5 4 * * 0', timezone: Europe/Lisbon }\n  source"), Schedule("cron", cron="5 4 * * 0", timezone="Europe/Lisbon"), id="cron"),
+        pytest.param(
+            ("table: orders", "table: orders, cursor: id"), Schedule("continuous"), id="cursor"
+        ),
+        pytest.param(
+            ("table: orders", "table: orders, cursor: null"), Schedule("once"), id="null cursor"
+        ),
+        pytest.param(
+            ("sqlite: { path: shop.db, table: orders }", "tail: { path: l }"),
+            Schedule("continuous"),
+            id="follows by nature",
+        ),
+        pytest.param(
+            ("  source", "  schedule: every 1m30s\n  source"),
+            Schedule("every", every_seconds=90.0),
+            id="every",
+        ),
+        pytest.param(
+            ("  source", "  schedule: { continuous: { poll: 200ms } }\n  source"),
+            Schedule("continuous", poll_seconds=0.2),
+            id="poll",
+        ),
+        pytest.param(
+            ("  source", "  schedule: { cron: '5 4 * * 0', timezone: Europe/Lisbon }\n  source"),
+            Schedule("cron", cron="5 4 * * 0", timezone="Europe/Lisbon"),
+            id="cron",
+        ),
     ],
-)  # fmt: skip
+)
 def test_schedule_is_what_is_written_or_what_the_source_suggests(
     check: Check, make_workflow: Callable[..., str], change: tuple[str, str], schedule: Schedule
 ) -> None:
@@ -74,17 +96,25 @@ def test_everything_a_workflow_says_arrives(
     assert workflow.placement.selector == "site, role=till"
     assert workflow.labels == {"team": "retail"}
     assert workflow.requires == (
-        "connector/sqlite", "transform/filter", "transform/rename", "transform/sql",
-    )  # fmt: skip
+        "connector/sqlite",
+        "transform/filter",
+        "transform/rename",
+        "transform/sql",
+    )
     template = workflow.template
     assert [(t.name, t.plugin) for t in template.transforms] == [
-        ("big", "filter"), ("", "rename"), ("", "sql"),
-    ]  # fmt: skip
+        ("big", "filter"),
+        ("", "rename"),
+        ("", "sql"),
+    ]
     assert template.transforms[1].config == {"columns": {"a": "b"}, "strict": True}
     assert template.transforms[2].config["memory"] == 1024 * 1024
     assert template.source.config == {
-        "path": "shop.db", "table": "orders", "cursor": None, "batch_rows": 1000,
-    }  # fmt: skip
+        "path": "shop.db",
+        "table": "orders",
+        "cursor": None,
+        "batch_rows": 1000,
+    }
     delivery = template.delivery
     assert (delivery.unit_rows, delivery.unit_bytes, delivery.unit_seconds) == (5, 1024, 2.0)
     assert (template.retry.up_to_seconds, template.rate_rows_per_second) == (3600.0, 100.0)
@@ -171,7 +201,11 @@ _FIELDS = {
 }
 
 
-@given(order=st.permutations(sorted(_FIELDS)), picks=st.lists(st.integers(0, 2), min_size=5, max_size=5), noise=st.booleans())  # fmt: skip
+@given(
+    order=st.permutations(sorted(_FIELDS)),
+    picks=st.lists(st.integers(0, 2), min_size=5, max_size=5),
+    noise=st.booleans(),
+)
 @settings(max_examples=60, deadline=None)
 def test_digest_ignores_order_formatting_comments_labels_and_place(
     catalog: Catalog, order: list[str], picks: list[int], noise: bool
@@ -202,7 +236,11 @@ def test_digest_ignores_order_formatting_comments_labels_and_place(
 def test_digest_follows_the_spec_and_all_it_references(
     check: Check, make_workflow: Callable[..., str], old: str, new: str
 ) -> None:
-    files = {"mycelial.yaml": PROJECT + VARIABLES, "c.yaml": HUB, "w.yaml": make_workflow(end=TO_HUB)}
+    files = {
+        "mycelial.yaml": PROJECT + VARIABLES,
+        "c.yaml": HUB,
+        "w.yaml": make_workflow(end=TO_HUB),
+    }
     changed = {path: text.replace(old, new) for path, text in files.items()}
     assert changed != files
     before, after = _one(check(files).desired), _one(check(changed).desired)
@@ -219,8 +257,10 @@ def test_a_broken_object_blocks_itself_and_all_deletion_but_no_sibling(
     files = {
         "a.yaml": make_workflow("a") + "  rats: 1\n---\n" + make_workflow("b"),
         "b.yaml": make_workflow("c") + "---\n" + make_workflow("d").replace("spec:", "spec: ["),
-        "c.yaml": make_workflow("e").replace("path: shop.db", "path: s, path: t") + "---\n" + make_workflow("f"),
-    }  # fmt: skip
+        "c.yaml": make_workflow("e").replace("path: shop.db", "path: s, path: t")
+        + "---\n"
+        + make_workflow("f"),
+    }
     state = check(files).desired
     assert set(state.workflows) == {"b", "c", "f"}
     assert state.blocked == {"Workflow/a", "Workflow/d", "Workflow/e"}
@@ -267,9 +307,7 @@ def test_without_a_readable_project_no_identity_is_invented(
     assert "Workflow/orders" in state.blocked
 
 
-def test_two_heirs_of_one_name_are_refused(
-    check: Check, make_workflow: Callable[..., str]
-) -> None:
+def test_two_heirs_of_one_name_are_refused(check: Check, make_workflow: Callable[..., str]) -> None:
     moved = ", moved: { from: old }"
     result = check(make_workflow("a", meta=moved) + "---\n" + make_workflow("b", meta=moved))
     assert [p.code for p in result.problems] == ["MYC-REF-012"] * 2
@@ -280,14 +318,16 @@ def test_variables_in_a_circle_are_named_and_block_their_users(
     check: Check, make_workflow: Callable[..., str]
 ) -> None:
     files = {
-        "mycelial.yaml": PROJECT + "  variables:\n    a: ${var.b}\n    b: x${var.a}\n    c: ok\n    d: ${var.e}\n",
-        "w.yaml": make_workflow("x").replace("shop.db", "'${var.a}'") + "---\n"
+        "mycelial.yaml": PROJECT
+        + "  variables:\n    a: ${var.b}\n    b: x${var.a}\n    c: ok\n    d: ${var.e}\n",
+        "w.yaml": make_workflow("x").replace("shop.db", "'${var.a}'")
+        + "---\n"
         + make_workflow("y").replace("shop.db", "'${var.c}'"),
-    }  # fmt: skip
+    }
     result = check(files)
     whats = {(str(p.where), p.code): p.what for p in result.problems}
-    assert whats["mycelial.yaml:7:5", "MYC-REF-013"].endswith("circle: a -> b -> a")
-    assert whats["mycelial.yaml:10:5", "MYC-REF-011"] == "unknown variable e"
+    assert whats["mycelial.yaml:7:8", "MYC-REF-013"].endswith("circle: a -> b -> a")
+    assert whats["mycelial.yaml:10:8", "MYC-REF-011"] == "unknown variable e"
     assert whats["w.yaml:6:29", "MYC-REF-011"] == "the variable ${var.a} has errors"
     assert set(result.desired.workflows) == {"y"}
 
@@ -299,11 +339,13 @@ def test_placements_that_match_no_daemon_are_warned_about(
     files = {
         "d.yaml": daemon,
         "w.yaml": "---\n".join(
-            [make_workflow("a", spec="  selector: role=till\n"),
-             make_workflow("b", spec="  selector: role=tills\n"),
-             make_workflow("c", spec="  daemon: shop-1\n")]
+            [
+                make_workflow("a", spec="  selector: role=till\n"),
+                make_workflow("b", spec="  selector: role=tills\n"),
+                make_workflow("c", spec="  daemon: shop-1\n"),
+            ]
         ),
-    }  # fmt: skip
+    }
     result = check(files, daemons={"shop-01": {"role": "old", "site": "lyon"}})
     assert [(p.code, p.severity, p.subject) for p in result.problems] == [
         ("MYC-REF-009", Severity.WARNING, "Workflow/b"),
@@ -329,12 +371,18 @@ def test_daemon_and_guard_settings_arrive(check: Check) -> None:
 
 _TEXTS = st.lists(
     st.sampled_from(
-        [HUB, PROJECT + VARIABLES, "kind: [\n", "a: 1\na: 2\n",
-         "apiVersion: mycelial/v1\nkind: Workflow\nmetadata: { name: w }\nspec:\n  daemon: d\n"
-         "  source: { sqlite: { path: '${var.db}', table: t } }\n" + TO_HUB,
-         "apiVersion: mycelial/v1\nkind: Daemon\nmetadata: { name: d, labels: { a: b } }\n"]
-    ), max_size=4,
-)  # fmt: skip
+        [
+            HUB,
+            PROJECT + VARIABLES,
+            "kind: [\n",
+            "a: 1\na: 2\n",
+            "apiVersion: mycelial/v1\nkind: Workflow\nmetadata: { name: w }\nspec:\n  daemon: d\n"
+            "  source: { sqlite: { path: '${var.db}', table: t } }\n" + TO_HUB,
+            "apiVersion: mycelial/v1\nkind: Daemon\nmetadata: { name: d, labels: { a: b } }\n",
+        ]
+    ),
+    max_size=4,
+)
 
 
 @given(texts=_TEXTS)
@@ -353,4 +401,6 @@ def test_a_cached_file_of_another_format_is_refused() -> None:
     data = CheckedFile("a.yaml").to_json()
     with pytest.raises(ValueError, match="format"):
         CheckedFile.from_json({**data, "format": 0})
-    assert CheckedFile.from_json(data, path="b.yaml") == replace(CheckedFile("a.yaml"), path="b.yaml")
+    assert CheckedFile.from_json(data, path="b.yaml") == replace(
+        CheckedFile("a.yaml"), path="b.yaml"
+    )

@@ -67,9 +67,7 @@ def test_checkpoint_scope_is_per_daemon_only_for_every(
     assert len(scopes("  daemon: a\n")) == 1
 
 
-def test_names_in_sql_become_bound_values(
-    check: Check, make_workflow: Callable[..., str]
-) -> None:
+def test_names_in_sql_become_bound_values(check: Check, make_workflow: Callable[..., str]) -> None:
     steps = (
         "  transforms:\n    - sql:\n        query: select ${daemon.labels.site} as s, '$${x}' as d,"
         " $p_daemon_name as own from input where s = ${daemon.labels.site} and n = ${daemon.name}\n"
@@ -126,6 +124,8 @@ def test_binding_never_puts_a_value_into_the_statement(text: str, value: str) ->
 def test_what_the_daemon_imports_loads_neither_pydantic_nor_yaml() -> None:
     modules = "wire desired plan views selectors codec resolve compile checked templates near"
     code = "; ".join(f"import mycelial.schemas.{name}" for name in modules.split())
-    code += "; import sys; print([m for m in ('pydantic', 'ruamel', 'jsonschema') if m in sys.modules])"
+    code += (
+        "; import sys; print([m for m in ('pydantic', 'ruamel', 'jsonschema') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

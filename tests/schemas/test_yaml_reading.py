@@ -68,7 +68,10 @@ _LOL = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         pytest.param(_LOL.encode(), "MYC-YAML-006", 6, 8, id="alias bomb"),
         pytest.param(b"[" * 500, "MYC-YAML-007", 1, 65, id="depth 500 in flow"),
         pytest.param(
-            "".join(" " * i + "a:\n" for i in range(500)).encode(), "MYC-YAML-007", 65, 65,
+            "".join(" " * i + "a:\n" for i in range(500)).encode(),
+            "MYC-YAML-007",
+            65,
+            65,
             id="depth 500 in block",
         ),
         pytest.param(b"#" * 1_100_000, "MYC-YAML-008", 0, 0, id="file too large"),
@@ -82,7 +85,7 @@ _LOL = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         pytest.param(b"a: *x", "MYC-YAML-011", 1, 4, id="alias without anchor"),
         pytest.param(b"&a [*a]", "MYC-YAML-011", 1, 5, id="alias in itself"),
     ],
-)  # fmt: skip
+)
 def test_bad_yaml_is_located_and_says_what_to_do(
     data: bytes, code: str, line: int, column: int
 ) -> None:
@@ -155,15 +158,19 @@ def test_without_the_c_part_values_and_places_are_the_same(
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        pytest.param("kind: Workflow\nmetadata: {labels: {}, name: a-b}\n", ("Workflow", "a-b"), id="flow"),
-        pytest.param("kind: Daemon\nmetadata:\n  labels:\n    x: y\n  name: d\nspec: [", ("Daemon", "d"), id="block"),
+        pytest.param(
+            "kind: Workflow\nmetadata: {labels: {}, name: a-b}\n", ("Workflow", "a-b"), id="flow"
+        ),
+        pytest.param(
+            "kind: Daemon\nmetadata:\n  labels:\n    x: y\n  name: d\nspec: [",
+            ("Daemon", "d"),
+            id="block",
+        ),
         pytest.param("kind: Workflow\nspec: {name: x}\n", None, id="no metadata"),
         pytest.param("  kind: Workflow\n", None, id="indented"),
     ],
-)  # fmt: skip
-def test_identity_of_a_broken_document_is_guessed(
-    text: str, found: tuple[str, str] | None
-) -> None:
+)
+def test_identity_of_a_broken_document_is_guessed(text: str, found: tuple[str, str] | None) -> None:
     assert guess_object(text) == found
 
 
@@ -176,12 +183,48 @@ def test_reading_arbitrary_bytes_never_raises(data: bytes) -> None:
 
 _NOISE = st.lists(
     st.sampled_from(
-        ["---\n", "...\n", "a", ": ", "- ", "\n", "  ", "{", "}", "[", "]", ", ", "&x ", "*x", "!t ",
-         "'", '"', "|\n", ">-\n", "? ", "# c\n", "%YAML 1.2\n", "\t", "é", "<<", "1", "~", "\u2028",
-         "\r\n", "\r", "\x85", "\\x", "@", "`", "kind: Workflow\n", "0x", "!!int "]
+        [
+            "---\n",
+            "...\n",
+            "a",
+            ": ",
+            "- ",
+            "\n",
+            "  ",
+            "{",
+            "}",
+            "[",
+            "]",
+            ", ",
+            "&x ",
+            "*x",
+            "!t ",
+            "'",
+            '"',
+            "|\n",
+            ">-\n",
+            "? ",
+            "# c\n",
+            "%YAML 1.2\n",
+            "\t",
+            "é",
+            "<<",
+            "1",
+            "~",
+            "\u2028",
+            "\r\n",
+            "\r",
+            "\x85",
+            "\\x",
+            "@",
+            "`",
+            "kind: Workflow\n",
+            "0x",
+            "!!int ",
+        ]
     ),
     max_size=60,
-).map("".join)  # fmt: skip
+).map("".join)
 
 
 @given(_NOISE)
