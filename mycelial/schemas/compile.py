@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mycelial.kernel.canonical import digest
 from mycelial.kernel.errors import Location, Problem, Severity
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 PROJECT_FILE = "mycelial.yaml"
 _UID_DIGITS = 32
+T = TypeVar("T")
 
 
 def compile_tree(
@@ -85,7 +86,7 @@ class _Compiler:
         self.objects: dict[str, tuple[str, CheckedObject]] = {}  # id -> (file, object)
         self.variables: dict[str, str] = {}
         self.bad_variables: set[str] = set()
-        self.merged: dict[tuple[str, str], Any] = {}
+        self.made: dict[tuple[Any, ...], Any] = {}
 
     def run(self, revision: str, complete: bool) -> DesiredState:
         self._collect()
@@ -265,8 +266,8 @@ class _Compiler:
                 source=ends[0],
                 destination=ends[1],
                 transforms=steps,
-                schedule=Schedule(**spec["schedule"]),
-                delivery=Delivery(**delivery),
+                schedule=self._shared(Schedule, spec["schedule"]),
+                delivery=self._shared(Delivery, delivery),
                 retry=Retry(spec["retry_seconds"]),
                 rate_rows_per_second=spec["rate"],
             ),
@@ -278,6 +279,14 @@ class _Compiler:
             on_delete=DeletionPolicy(deletion["policy"]),
             drain_deadline_seconds=deletion["deadline"],
         )
+
+    def _shared(self, cls: type[T], fields: Mapping[str, Any]) -> T:
+        """Build equal values once: ten thousand workflows have a handful of schedules."""
+        key = (cls, *fields.items())
+        if key not in self.made:
+            self.made[key] = cls(**fields)
+        found: T = self.made[key]
+        return found
 
     def _end(
         self, file: str, found: CheckedObject, role: Role, use: Mapping[str, Any],

@@ -13,7 +13,7 @@ from mycelial.schemas.yaml import read_yaml
 _NEW = "# new\nkind: K\nmetadata: { name: %s }\nspec: 2\n"
 _BODIES = (
     "# about {n}\nkind: K\nmetadata: {{ name: {n} }}   # odd   spacing\nspec: 'quoted'\n",
-    "kind:   K\nmetadata:\n    name: {n}\ntext: |\n  # not a comment\n  --- not a marker\n\n# tail\n",
+    "kind:   K\nmetadata:\n    name: {n}\ntext: |\n  # no comment\n  --- no marker\n\n# tail\n",
     "kind: K\nmetadata: {{name: '{n}'}}\nlist:\n- 1\n- 2\n",
 )
 

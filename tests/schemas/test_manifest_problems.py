@@ -18,6 +18,7 @@ HEAD = "apiVersion: mycelial/v1\nkind: Workflow\nmetadata: { name: orders }\nspe
 DAEMON = "  daemon: shop-01\n"
 SOURCE = "  source: { sqlite: { path: shop.db, table: orders } }\n"
 END = "  destination: { sqlite: { path: out.db, table: orders } }\n"
+DAEMON_OBJECT = "apiVersion: mycelial/v1\nkind: Daemon\nmetadata: { name: d }\n"
 GOOD = HEAD + DAEMON + SOURCE + END
 PROJECT = "apiVersion: mycelial/v1\nkind: Project\nmetadata: { name: p }\nspec:\n"
 CONNECTION = "apiVersion: mycelial/v1\nkind: Connection\nmetadata: { name: hub }\nspec:\n"
@@ -338,8 +339,7 @@ CASES = {
     ),
     "Project elsewhere": (PROJECT, "MYC-REF-014", "1:1", "mycelial.yaml"),
     "unknown limit": (
-        "apiVersion: mycelial/v1\nkind: Daemon\nmetadata: { name: d }\n"
-        "spec: { limits: { cpu: 1 } }\n",
+        DAEMON_OBJECT + "spec: { limits: { cpu: 1 } }\n",
         "MYC-SCHEMA-010",
         "4:19",
         "memory",

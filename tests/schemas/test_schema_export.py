@@ -40,7 +40,7 @@ FIRM = {
     "free keys": (HEAD + SOURCE + END + "  x-a: 1\n", True),
     "cron": (HEAD + SOURCE + END + "  schedule: { cron: '@daily' }\n", True),
     "daemon": (
-        "apiVersion: mycelial/v1\nkind: Daemon\nmetadata: { name: d }\nspec: { limits: { memory: 1GiB } }\n",
+        HUB.replace("Connection", "Daemon") + "  limits: { memory: 1GiB }\n",
         True,
     ),
     "unknown field": (HEAD + SOURCE + END + "  shedule: once\n", False),

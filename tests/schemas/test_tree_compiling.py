@@ -84,7 +84,8 @@ def test_everything_a_workflow_says_arrives(
     ) + (
         "  transforms:\n    - { name: big, filter: qty > 0 }\n    - rename: { columns: { a: b } }\n"
         "    - sql: { query: select 1, memory: 1MiB }\n"
-        "  delivery: { guarantee: exactly-once, unit: { rows: 5, bytes: 1KiB, period: 2s }, queue: 1MB }\n"
+        "  delivery: { guarantee: exactly-once, queue: 1MB,"
+        " unit: { rows: 5, bytes: 1KiB, period: 2s } }\n"
         "  onError: { retry: { upTo: 1h } }\n  rate: { rows: 100 }\n"
         "  deletion: { policy: orphan, deadline: 5m }\n"
     )
@@ -217,7 +218,10 @@ def test_digest_ignores_order_formatting_comments_labels_and_place(
         return compile_tree([checked], revision="r", complete=True)
 
     plain = "apiVersion: mycelial/v1\nkind: Workflow\nmetadata: { name: a }\nspec:\n"
-    noisy = "# c\n\n---\nmetadata: {name: a, labels: {x: y}}\nkind: Workflow\napiVersion: mycelial/v1\nspec:\n"
+    noisy = (
+        "# c\n\n---\nmetadata: {name: a, labels: {x: y}}\nkind: Workflow\n"
+        "apiVersion: mycelial/v1\nspec:\n"
+    )
     expected = _one(state(sorted(_FIELDS), dict.fromkeys(_FIELDS, 0), plain))
     chosen = dict(zip(sorted(_FIELDS), picks, strict=True))
     assert _one(state(order, chosen, noisy if noise else plain)) == expected
@@ -335,7 +339,10 @@ def test_variables_in_a_circle_are_named_and_block_their_users(
 def test_placements_that_match_no_daemon_are_warned_about(
     check: Check, make_workflow: Callable[..., str]
 ) -> None:
-    daemon = "apiVersion: mycelial/v1\nkind: Daemon\nmetadata: { name: shop-01, labels: { role: till } }\n"
+    daemon = (
+        "apiVersion: mycelial/v1\nkind: Daemon\n"
+        "metadata: { name: shop-01, labels: { role: till } }\n"
+    )
     files = {
         "d.yaml": daemon,
         "w.yaml": "---\n".join(
