@@ -44,9 +44,9 @@ class PostgresSourceConfig(_Connection):
     cursor: str = ""
     """Column that only grows: each read takes what is above the last value. Without one every
     run reads the whole table."""
-    key: list[str] = []
+    key: list[str] = Field(default_factory=list)
     """Columns that identify a row, where the catalog does not say (views, queries)."""
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     """Types for columns, by name: `{amount: decimal128(18, 4), code: utf8}`. The server casts."""
 
     @model_validator(mode="after")
@@ -65,7 +65,7 @@ class PostgresDestinationConfig(_Connection):
     """`append` adds rows. `truncate` empties the table when a run begins. `replace` swaps a
     finished run in, so that readers never see half of one. `upsert` replaces rows with the same
     key. `auto` appends what comes from a cursor and replaces with snapshots."""
-    key: list[str] = []
+    key: list[str] = Field(default_factory=list)
     """Columns that identify a row; the source's key unless given."""
     checkpoint_schema: str = ""
     """Schema for the table `_mycelial_checkpoint`; the target's unless given."""

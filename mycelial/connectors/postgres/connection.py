@@ -1,6 +1,5 @@
 """Connections to PostgreSQL and what its failures mean."""
 
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -98,6 +97,10 @@ def _tidy(message: str) -> str:
     return " ".join(head.split())[:600]
 
 
+_RULES = (
+    "the rows break a rule of the table: clean them with a transform, drop the rule, "
+    "or use mode: upsert for keys that come again"
+)
 _BY_STATE: tuple[tuple[str, type[PluginError], str, str], ...] = (
     ("57014", Transient, "MYC-PG-012", ""),
     ("57P0", Transient, LOST, ""),
@@ -114,8 +117,7 @@ _BY_STATE: tuple[tuple[str, type[PluginError], str, str], ...] = (
     ("3F", Permanent, "MYC-PG-023", "create the schema, or check its spelling"),
     ("42703", Permanent, "MYC-PG-024", "check the column's spelling, or plan again"),
     ("42", Permanent, "MYC-PG-025", "check `query`"),
-    ("23", Permanent, "MYC-PG-026", "the rows break a rule of the table: clean them with a "
-     "transform, drop the rule, or use mode: upsert for keys that come again"),
+    ("23", Permanent, "MYC-PG-026", _RULES),
     ("22", Permanent, "MYC-PG-027", "a value does not fit its column: cast or clean it"),
 )  # fmt: skip
 _BY_TEXT: tuple[tuple[str, type[PluginError], str, str], ...] = (

@@ -1,15 +1,14 @@
-"""Writing PostgreSQL: COPY into the open transaction, checkpoint and fence in the same one."""
+"""Writing PostgreSQL: COPY, checkpoint and fence in one transaction."""
 
 # ruff: noqa: S608  names and literals are quoted by sdk/kit/sql.py, which is tested for it
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mycelial.connectors.postgres import catalog
 from mycelial.connectors.postgres.connection import LOST, connect
 from mycelial.sdk.envelope import Column
-from mycelial.sdk.errors import Ambiguous, PluginError
 from mycelial.sdk.kit.adbc import Session
 from mycelial.sdk.kit.sql import (
     CHECKPOINT_TABLE,
@@ -21,7 +20,7 @@ from mycelial.sdk.kit.sql import (
     quote_name,
     upsert,
 )
-from mycelial.sdk.kit.tabledest import Action, Rows, TableDestination
+from mycelial.sdk.kit.tabledest import TableDestination
 from mycelial.sdk.kit.types import Fit, Stored, fit_postgres, postgres_type
 from mycelial.sdk.kit.writemodes import ExistingTable, TablePlan
 
@@ -52,6 +51,7 @@ class PostgresDestination(TableDestination):
     """One table of a PostgreSQL database."""
 
     area = "PG"
+    unsure = LOST
 
     def __init__(self, config: PostgresDestinationConfig) -> None:
         super().__init__(parse_table(config.table), config.mode, config.key)
@@ -59,74 +59,19 @@ class PostgresDestination(TableDestination):
         self.rules = PostgresRules()
         schema = config.checkpoint_schema or self._target.schema
         self._checkpoints = CheckpointSql(TableName(CHECKPOINT_TABLE, schema), Dialect.POSTGRES)
-        self._begun = False
 
     def _connect(self, ctx: Context, purpose: str) -> Session:
-        self._begun = False
         return connect(self._config, ctx, purpose)
 
     def _inspect(self, session: Session, table: TableName) -> ExistingTable | None:
         return catalog.describe(session, table)
-
-    def _begin(self) -> Session:
-        session = self._live()
-        if not self._begun:
-            session.execute("BEGIN")
-            self._begun = True
-        return session
-
-    def _apply(self, action: Action) -> None:
-        # At once, and not at the commit: the server works while the source reads on.
-        session = self._begin()
-        match action:
-            case Rows(table, batch, temporary):
-                session.ingest(
-                    table.name,
-                    batch.schema,
-                    [batch],
-                    db_schema="" if temporary else table.schema,
-                    temporary=temporary,
-                )
-            case str(statement):
-                session.execute(statement)
-            case _:
-                action()
-
-    def _land(self, finish: Callable[[Session], None]) -> None:
-        session = self._begin()
-        finish(session)
-        try:
-            session.execute("COMMIT")
-        except PluginError as error:
-            if error.problem.code != LOST:
-                raise
-            self._begun = False
-            self._dropped(error)
-            raise Ambiguous(
-                "MYC-PG-011",
-                f"the connection was lost while committing to {self._target}; "
-                f"it may have landed: {error.problem.what}",
-                fix="nothing to do: the destination is asked what it has",
-            ) from error
-        self._begun = False
-
-    def _rollback(self) -> None:
-        begun, self._begun = self._begun, False
-        session = self._session
-        if session is None or not begun:
-            return
-        try:
-            session.execute("ROLLBACK")
-        except PluginError as error:
-            # The server rolls back what a lost connection left; a new one is made when needed.
-            self._dropped(error)
 
     def _create_run_table(self, staging: TableName) -> Sequence[str]:
         like = "LIKE " + self._target.quoted + " INCLUDING ALL EXCLUDING COMMENTS"
         return (f"CREATE TABLE {staging.quoted} ({like})",)
 
     def _swap(self, staging: TableName) -> None:
-        session, target = self._begin(), self._target
+        session, target = self._live(), self._target
         # Keeps other writers out, so that no row of theirs falls between the check and the swap.
         session.execute(f"LOCK TABLE {target.quoted} IN SHARE ROW EXCLUSIVE MODE")
         if not catalog.is_plain(session, target):
@@ -147,7 +92,7 @@ class PostgresDestination(TableDestination):
             )
 
     def _create_unit_temp(self, table: TablePlan) -> str:
-        wired = {name: wire for name, wire in table.wire}
+        wired = dict(table.wire)
         columns = [(name, _wire_type(name, wired[name]), True) for name, _, _ in table.staged]
         temp = create_table(self.unit_temp, columns, if_not_exists=False)
         body = temp.removeprefix("CREATE TABLE ")
@@ -165,7 +110,7 @@ class PostgresDestination(TableDestination):
         )
 
     def _existing_types(self) -> dict[str, str]:
-        existing = self._inspect(self._begin(), self._target)
+        existing = self._inspect(self._live(), self._target)
         return {c.name: c.declared for c in existing.columns} if existing else {}
 
 

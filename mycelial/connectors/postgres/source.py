@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from mycelial.sdk.plugin import Context, LifecycleEvent
 
 
+_EPOCHS_APART_DAYS = 10_957
+"""From 1970, where Arrow counts from, to 2000, where PostgreSQL does."""
+
+
 class PostgresSource:
     """One table or query of a PostgreSQL database."""
 
@@ -241,19 +245,16 @@ def _refuse_infinity(batch: RecordBatch) -> None:
 
     for index, name in enumerate(batch.schema.names):
         column = batch.column(index)
-        kind = column.type
-        if not (DataType.is_timestamp(kind) or DataType.is_date32(kind)):
+        if column.type == DataType.date32():
+            plain, edge = DataType.int32(), 2**31 - 1 - _EPOCHS_APART_DAYS
+        elif bool(DataType.is_timestamp(column.type)):
+            plain, edge = DataType.int64(), 2**63 - 1 - _EPOCHS_APART_DAYS * 86_400_000_000
+        else:
             continue
         if column.null_count == len(column):
             continue
-        bits = 64 if DataType.is_timestamp(kind) else 32
-        plain = cast(column, DataType.int64() if bits == 64 else DataType.int32())
-        top = 2 ** (bits - 1) - 1
-        # Infinity itself, in PostgreSQL's count from 2000 or moved to Unix's.
-        edge: int = 2 ** (bits - 1) - 1 - 10_957 * (86_400_000_000 if bits == 64 else 1)
-        highest: int = largest(plain).as_py()
-        lowest: int = smallest(plain).as_py()
-        if highest >= edge or lowest <= -edge:
+        values = cast(column, plain)
+        if largest(values).as_py() >= edge or smallest(values).as_py() <= -edge:
             raise Permanent(
                 "MYC-PG-033",
                 f'column "{name}" holds an infinite date or time, which Arrow has not',

@@ -28,9 +28,9 @@ class SqliteSourceConfig(_Connection):
     cursor: str = ""
     """Column that only grows: each read takes what is above the last value. Without one every
     run reads the whole table."""
-    key: list[str] = []
+    key: list[str] = Field(default_factory=list)
     """Columns that identify a row, where the schema does not say (views, queries)."""
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     """Types for columns, by name, where SQLite's declarations do not hold:
     `{amount: text, created: int64}`. A value that does not fit stops the read."""
 
@@ -50,5 +50,5 @@ class SqliteDestinationConfig(_Connection):
     """`append` adds rows. `truncate` empties the table when a run begins. `replace` swaps a
     finished run in, so that readers never see half of one. `upsert` replaces rows with the same
     key. `auto` appends what comes from a cursor and replaces with snapshots."""
-    key: list[str] = []
+    key: list[str] = Field(default_factory=list)
     """Columns that identify a row; the source's key unless given."""

@@ -58,6 +58,10 @@ def main_table(text: str) -> TableName:
 UNSURE = "MYC-SQLITE-014"
 """The code of an I/O error, after which a commit may or may not be in the file."""
 
+_RULES = (
+    "the rows break a rule of the table: clean them with a transform, drop the rule, "
+    "or use mode: upsert for keys that come again"
+)
 _BY_TEXT: tuple[tuple[str, type[PluginError], str, str], ...] = (
     ("is locked", Transient, "MYC-SQLITE-010", "another program holds the file; it is tried again"),
     ("disk is full", Transient, "MYC-SQLITE-013", "free space: the pipeline goes on by itself"),
@@ -69,8 +73,7 @@ _BY_TEXT: tuple[tuple[str, type[PluginError], str, str], ...] = (
     ("malformed", Permanent, "MYC-SQLITE-023", "restore the file, or try `.recover`"),
     ("no such table", Permanent, "MYC-SQLITE-024", "check `table`"),
     ("no such column", Permanent, "MYC-SQLITE-025", "check the column's spelling, or plan again"),
-    ("constraint failed", Permanent, "MYC-SQLITE-026", "the rows break a rule of the table: clean "
-     "them with a transform, drop the rule, or use mode: upsert for keys that come again"),
+    ("constraint failed", Permanent, "MYC-SQLITE-026", _RULES),
     ("Type mismatch in column", Permanent, "MYC-SQLITE-030", "declare the column's type"),
     ("syntax error", Permanent, "MYC-SQLITE-027", "check `query`"),
     ("incomplete input", Permanent, "MYC-SQLITE-027", "check `query`"),

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mycelial.connectors.sqlite import catalog
 from mycelial.connectors.sqlite.connection import UNSURE, connect, main_table
 from mycelial.sdk.envelope import Column
-from mycelial.sdk.errors import Ambiguous, LossyType, PluginError
+from mycelial.sdk.errors import LossyType
 from mycelial.sdk.kit.adbc import Session
 from mycelial.sdk.kit.sql import (
     CHECKPOINT_TABLE,
@@ -21,7 +21,7 @@ from mycelial.sdk.kit.sql import (
     quote_name,
     upsert,
 )
-from mycelial.sdk.kit.tabledest import Action, Rows, TableDestination
+from mycelial.sdk.kit.tabledest import TableDestination
 from mycelial.sdk.kit.types import Fit, Stored, fit_sqlite, sqlite_type
 from mycelial.sdk.kit.writemodes import ExistingTable, TablePlan
 
@@ -54,13 +54,14 @@ class SqliteDestination(TableDestination):
     """One table of a SQLite file."""
 
     area = "SQLITE"
+    begin = "BEGIN IMMEDIATE"
+    unsure = UNSURE
 
     def __init__(self, config: SqliteDestinationConfig) -> None:
         super().__init__(main_table(config.table), config.mode, config.key)
         self._config: Any = config
         self.rules = SqliteRules()
         self._checkpoints = CheckpointSql(TableName(CHECKPOINT_TABLE), Dialect.SQLITE)
-        self._unit: list[Action] = []
 
     def _connect(self, ctx: Context, purpose: str) -> Session:
         path = ctx.path(self._config.path, write=True)
@@ -72,62 +73,7 @@ class SqliteDestination(TableDestination):
     def _inspect(self, session: Session, table: TableName) -> ExistingTable | None:
         return catalog.describe(session, table)
 
-    def _apply(self, action: Action) -> None:
-        # Later, in the commit: an open transaction would lock the whole file meanwhile.
-        self._unit.append(action)
-
-    def _land(self, finish: Callable[[Session], None]) -> None:
-        session = self._live()
-        session.execute("BEGIN IMMEDIATE")
-        try:
-            for rows_or_other in _joined(self._unit):
-                match rows_or_other:
-                    case list(rows):
-                        batches = [r.batch for r in rows]
-                        session.ingest(
-                            rows[0].table.name,
-                            batches[0].schema,
-                            batches,
-                            temporary=rows[0].temporary,
-                        )
-                    case str(statement):
-                        session.execute(statement)
-                    case action:
-                        action()
-            finish(session)
-            session.execute("COMMIT")
-        except PluginError as error:
-            if self._undo(session) or error.problem.code != UNSURE:
-                raise
-            self._dropped(error)
-            raise Ambiguous(
-                "MYC-SQLITE-011",
-                f"the disk failed while committing to {self._target}; "
-                f"it may have landed: {error.problem.what}",
-                fix="check the disk; the destination is asked what it has",
-            ) from error
-        self._unit = []
-
-    def _undo(self, session: Session) -> bool:
-        """Roll back; tell whether that undid the transaction for certain."""
-        try:
-            session.execute("ROLLBACK")
-        except PluginError:
-            # SQLite rolled back by itself, or the connection is gone and its journal does it.
-            self._dropped_quietly()
-            return False
-        return True
-
-    def _dropped_quietly(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
-
-    def _rollback(self) -> None:
-        self._unit = []
-
     def _create_run_table(self, staging: TableName) -> Sequence[str]:
-        _, table = self._ready()
         session = self._live()
         existing = self._inspect(session, self._target)
         assert existing is not None
@@ -179,18 +125,3 @@ class SqliteDestination(TableDestination):
                         "SQLite cannot keep NaN",
                         fix="turn NaN into NULL or text with a transform",
                     )
-
-
-def _joined(actions: Sequence[Action]) -> list[list[Rows] | str | Callable[[], None]]:
-    """Join neighbouring rows for one table, so that they go in as one stream."""
-    joined: list[list[Rows] | str | Callable[[], None]] = []
-    for action in actions:
-        if not isinstance(action, Rows):
-            joined.append(action)
-            continue
-        last = joined[-1] if joined else None
-        if isinstance(last, list) and last[0].table == action.table:
-            last.append(action)
-        else:
-            joined.append([action])
-    return joined

@@ -12,13 +12,12 @@ from mycelial.sdk.kit.isotext import cast_iso
 
 def to_type(column: str, array: Array, wanted: DataType) -> Array:
     """Return a raw column in its planned type. Raises: DoesNotFit."""
-    if DataType.is_boolean(wanted):
-        return strict_cast(column, _only_bits(column, array, wanted), wanted)
-    if not DataType.is_string(array.type):
-        return strict_cast(column, array, wanted)
-    if DataType.is_string(wanted):
+    is_text = array.type == DataType.utf8()
+    if wanted == DataType.bool():
+        array = _only_bits(column, array, wanted)
+    elif is_text and wanted == DataType.utf8():
         return checked_text(column, array)
-    if DataType.is_temporal(wanted):
+    elif is_text and bool(DataType.is_temporal(wanted)):
         return cast_iso(column, array, wanted)
     return strict_cast(column, array, wanted)
 

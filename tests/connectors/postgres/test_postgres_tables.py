@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import sys
 import threading
@@ -11,15 +13,19 @@ from typing import Any
 import pytest
 
 from mycelial.connectors.postgres import PLUGIN
+from mycelial.connectors.postgres.connection import connect
 from mycelial.sdk.envelope import BarrierKind, FenceToken, Position
 from mycelial.sdk.errors import (
+    Ambiguous,
     CheckpointRegressed,
     Fenced,
     Interrupted,
     Permanent,
     Transient,
 )
+from mycelial.sdk.kit.adbc import Session
 from mycelial.sdk.plugin import Limits
+from mycelial.sdk.settings import Settings
 from table_harness import PART, Engine, FakeContext, build, checkpoint, pg_config, units
 
 pytestmark = pytest.mark.postgres
@@ -36,6 +42,11 @@ def source(pg: Any, **config: Any) -> Any:
 
 def destination(pg: Any, **config: Any) -> Any:
     return build(PLUGIN, "destination", {**pg_config(pg.url), **config})
+
+
+def connection(pg: Any, ctx: FakeContext) -> Session:
+    fields = {"password": None, "sslrootcert": "", "connect_timeout": 5, **pg_config(pg.url)}
+    return connect(Settings(fields), ctx, "test")
 
 
 def engine(ctx: FakeContext, pg: Any, src: dict, dst: dict, **more: Any) -> Engine:
@@ -257,7 +268,7 @@ def test_incremental_reads_each_row_once_across_ties_and_inserts(ctx: FakeContex
     src, dst = {"table": "a", "cursor": "at"}, {"table": "b"}
     engine(ctx, pg, src, dst, unit_rows=100).move(max_units=2)
     pg.execute(
-        "insert into a select g, '2026-01-01 00:00:00.123466', 'late' from generate_series(501, 520) g"
+        "insert into a select g, '2026-01-01 00:00:00.123466', 'late' from generate_series(501, 520) g"  # noqa: E501
     )
     moved = engine(ctx, pg, src, dst, unit_rows=100).move()
     assert pg.query("select id from b order by 1") == [(i,) for i in range(1, 521)]
@@ -304,7 +315,7 @@ def test_a_cursor_with_ties_and_no_key_says_so_and_does_not_reload_for_ever(
     assert engine(ctx, pg, src, dst).move().rows == 0
     pg.execute("insert into a values (2)")
     engine(ctx, pg, src, dst).move()
-    assert {row for row in pg.query("select c from b")} == {(1,), (2,)}
+    assert set(pg.query("select c from b")) == {(1,), (2,)}
     assert pg.query("select count(*) >= 4 from b") == [(True,)]
 
 
@@ -362,6 +373,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from table_harness import *
 from mycelial.connectors.postgres import PLUGIN
+from mycelial.connectors.postgres.connection import connect
 from mycelial.sdk.kit.adbc import Session
 ctx = FakeContext(Path("."), limits=Limits(batch_rows=100))
 config = pg_config(sys.argv[2])
@@ -372,7 +384,7 @@ def execute(self, sql):
     done = real(self, sql)
     if sql == "COMMIT" and sys.argv[3] == "after":
         os.kill(os.getpid(), signal.SIGKILL)
-    if sql.startswith("UPDATE _") or (sql.startswith('UPDATE "_') and sys.argv[3] == "fence"):
+    if sql.startswith('UPDATE "_') and sys.argv[3] == "fence":
         os.kill(os.getpid(), signal.SIGKILL)
     return done
 Session.execute = execute
@@ -417,11 +429,13 @@ def test_a_failed_unit_must_be_aborted_before_more(ctx: FakeContext, ab: Any) ->
     dest.migrate(streams)
     src.open(ctx)
     unit = next(units(src.read(PART, None), 100))
-    with pytest.raises(Permanent):
-        for envelope in unit:
-            dest.write(envelope)
-    with pytest.raises(Permanent):
-        dest.commit(checkpoint("w", FenceToken(1, 1), 1, unit))
+    for envelope in unit:
+        dest.write(envelope)
+    mark = checkpoint("w", FenceToken(1, 1), 1, unit)
+    with pytest.raises(Permanent, match="too long"):
+        dest.commit(mark)
+    with pytest.raises(Permanent, match="aborted"):
+        dest.commit(mark)
     dest.abort()
     dest.close()
     src.close()
@@ -493,24 +507,103 @@ def test_interrupt_ends_a_read(ctx: FakeContext, pg: Any) -> None:
 
 
 def test_interrupt_ends_a_blocked_commit(ctx: FakeContext, ab: Any) -> None:
-    holder, dest = (destination(ab, table="b", mode="append", key=["id"]) for _ in range(2))
-    src = source(ab, table="a")
+    src, dest = source(ab, table="a"), destination(ab, table="b", mode="append")
     streams = src.plan(ctx).streams
     src.open(ctx)
     unit = next(units(src.read(PART, None), 100))
-    for one, scope in ((holder, "one"), (dest, "two")):
-        one.open(ctx, scope, FenceToken(1, 1))
-        one.migrate(streams)
+    dest.open(ctx, "w", FenceToken(1, 1))
+    dest.migrate(streams)
+    holder = connection(ab, ctx)
+    holder.execute("BEGIN")
+    holder.execute("LOCK TABLE b")
     for envelope in unit:
-        holder.write(envelope)
+        dest.write(envelope)
     timer = threading.Timer(0.3, dest.interrupt)
     timer.start()
-    with pytest.raises(Interrupted):  # the same keys are in the holder's open transaction
-        for envelope in unit:
-            dest.write(envelope)
+    with pytest.raises(Interrupted):
+        dest.commit(checkpoint("w", FenceToken(1, 1), 1, unit))
     timer.join()
     for closable in (src, holder, dest):
         closable.close()
+    assert ab.query("select count(*) from b") == [(0,)]
+
+
+class CutOnCommit:
+    """A TCP proxy that passes everything until it sees a COMMIT; then it cuts the client off,
+    before or after the server got it."""
+
+    def __init__(self, port: int, *, deliver: bool) -> None:
+        self._port, self._deliver = port, deliver
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.cut = threading.Event()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._port))
+                for one, other, outward in ((client, server, True), (server, client, False)):
+                    thread = threading.Thread(target=self._pump, args=(one, other, outward))
+                    thread.start()
+                    self._threads.append(thread)
+
+    def _pump(self, one: socket.socket, other: socket.socket, outward: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                if outward and b"COMMIT" in data and not self.cut.is_set():
+                    self.cut.set()
+                    one.shutdown(socket.SHUT_RDWR)
+                    if self._deliver:
+                        other.sendall(data)
+                        other.recv(65536)
+                    break
+                other.sendall(data)
+        for end in (one, other):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("deliver", [True, False], ids=["it landed", "it did not"])
+def test_a_commit_whose_answer_is_lost_is_ambiguous_and_settled_by_asking(
+    ctx: FakeContext, ab: Any, deliver: bool
+) -> None:
+    proxy = CutOnCommit(pg_config(ab.url)["port"], deliver=deliver)
+    config = {**pg_config(ab.url), "port": proxy.port, "table": "b", "mode": "append"}
+    src, dest = source(ab, table="a"), build(PLUGIN, "destination", config)
+    streams = src.plan(ctx).streams
+    src.open(ctx)
+    unit = next(units(src.read(PART, None), 100))
+    dest.open(ctx, "w", FenceToken(1, 1))
+    dest.migrate(streams)
+    for envelope in unit:
+        dest.write(envelope)
+    mark = checkpoint("w", FenceToken(1, 1), 1, unit)
+    with pytest.raises(Ambiguous):
+        dest.commit(mark)
+    assert proxy.cut.is_set()
+    stored = dest.open(ctx, "w", FenceToken(1, 1))
+    assert [s.seq for s in stored.values()] == ([1] if deliver else [])
+    if not deliver:
+        dest.migrate(streams)
+        for envelope in unit:
+            dest.write(envelope)
+        dest.commit(mark)
+    dest.close()
+    src.close()
+    proxy.close()
+    assert ab.query("select count(*) from b") == [(100,)]
 
 
 def test_a_terminated_backend_is_transient_and_the_next_unit_reconnects(
@@ -525,7 +618,7 @@ def test_a_terminated_backend_is_transient_and_the_next_unit_reconnects(
     dest.write(unit[0])
     dest.write(unit[1])
     ab.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'mycelial write'"
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'mycelial write'"  # noqa: E501
     )
     with pytest.raises(Transient):
         dest.commit(checkpoint("w", FenceToken(1, 1), 1, unit))

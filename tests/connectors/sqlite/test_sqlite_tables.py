@@ -229,7 +229,7 @@ def test_an_empty_table_is_made_and_stays_empty(ctx: FakeContext, a: File, b: Fi
 
 def test_three_hundred_columns(ctx: FakeContext, a: File, b: File) -> None:
     a.execute(
-        f"create table a (id integer primary key, {', '.join(f'c{i} integer' for i in range(300))})",
+        f"create table a (id integer primary key, {', '.join(f'c{i} integer' for i in range(300))})",  # noqa: E501
         "with recursive g(n) as (select 1 union all select n + 1 from g where n < 250) "
         "insert into a (id, c299) select n, n from g",
     )
@@ -365,7 +365,7 @@ def execute(self, sql):
     return done
 Session.execute = execute
 destination = build(PLUGIN, "destination", {"path": "b.db", "table": "b", "mode": sys.argv[3]})
-Engine(ctx, build(PLUGIN, "source", {"path": "a.db", "table": "a"}), destination, unit_rows=500).move()
+Engine(ctx, build(PLUGIN, "source", {"path": "a.db", "table": "a"}), destination, unit_rows=500).move()  # noqa: E501
 """
 
 
@@ -397,7 +397,7 @@ def test_a_kill_leaves_rows_and_checkpoint_together(
 def test_a_locked_file_is_transient_and_the_unit_can_be_written_again(
     ctx: FakeContext, ab: tuple[File, File]
 ) -> None:
-    a, b = ab
+    b = ab[1]
     src, dest = source(table="a"), destination(table="b", mode="append")
     streams = src.plan(ctx).streams
     src.open(ctx)
@@ -425,7 +425,7 @@ def test_a_locked_file_is_transient_and_the_unit_can_be_written_again(
 def test_writing_locks_nobody_out_before_the_commit(
     ctx: FakeContext, ab: tuple[File, File]
 ) -> None:
-    a, b = ab
+    b = ab[1]
     src, dest = source(table="a"), destination(table="b", mode="append")
     streams = src.plan(ctx).streams
     src.open(ctx)
