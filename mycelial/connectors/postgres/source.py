@@ -142,8 +142,10 @@ class PostgresSource:
         assert self._schema is not None
         limits = self._ctx.limits
         hint = {"adbc.postgresql.batch_size_hint_bytes": str(limits.batch_bytes)}
-        for whole in self._session.stream(sql, hint):
+        session = self._session
+        for whole in session.stream(sql, hint):
             for raw in slices(whole, limits.batch_rows):
+                session.check()
                 _refuse_infinity(raw)
                 yield raw, cast_batch(raw, self._schema)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mycelial.sdk.plugin import Context, LifecycleEvent
 
 _HIDDEN_ROWID = "_mycelial_rowid"
-_HEAD_ROWS, _TAIL_ROWS = 100_000, 10_000
+_HEAD_ROWS, _TAIL_ROWS = 20_000, 2_000
 """Rows looked at when planning; the read itself checks every value."""
 
 
@@ -204,18 +204,19 @@ class SqliteSource:
 
     def _fetch(self, sql: str) -> Iterator[tuple[RecordBatch, RecordBatch]]:
         assert self._found is not None
-        found = self._found
+        assert self._session is not None
+        found, session = self._found, self._session
         try:
             for whole in self._typed(sql):
                 for raw in slices(whole, self._limits_rows()):
+                    session.check()
                     yield raw, self._convert(raw)
         except PluginError as error:
             if error.problem.code != "MYC-SQLITE-030":
                 raise
             # The driver says which class surprised it, not where: look for the row.
             origin = f"(SELECT *{_rowid_of(found)} FROM {found.layout.origin})"
-            assert self._session is not None
-            raise (self._first_bad(self._session, found, origin) or error) from error
+            raise (self._first_bad(session, found, origin) or error) from error
 
     def _limits_rows(self) -> int:
         assert self._ctx is not None
@@ -228,7 +229,7 @@ class SqliteSource:
         assert self._session is not None
         assert self._found is not None
         limits = self._ctx.limits
-        rows = max(64, min(limits.batch_rows, limits.batch_bytes // self._found.row_bytes))
+        rows = min(limits.batch_rows, max(64, limits.batch_bytes // self._found.row_bytes))
         options = {"adbc.sqlite.query.batch_rows": str(rows)}
         selections = self._found.selections
         raws = [selections[c.column.name].raw for c in self._found.layout.columns]

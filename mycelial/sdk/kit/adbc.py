@@ -68,7 +68,7 @@ class Session:
                 handle, _ = statement.execute_query()
                 reader = RecordBatchReader.from_arrow(handle)
             while True:
-                self._check()
+                self.check()
                 with self._errors():
                     try:
                         batch = reader.read_next_batch()
@@ -120,7 +120,7 @@ class Session:
 
     @contextmanager
     def _statement(self) -> Iterator[Any]:
-        self._check()
+        self.check()
         statement = self._manager.AdbcStatement(self._connection)
         self._running = statement
         try:
@@ -129,7 +129,8 @@ class Session:
             self._running = None
             statement.close()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise Interrupted once `interrupt` was called."""
         if self._interrupted.is_set():
             raise Interrupted
 
@@ -138,11 +139,11 @@ class Session:
         try:
             yield
         except self._manager.Error as error:
-            self._check()
+            self.check()
             raise self._translate(str(error), error.sqlstate) from error
         except Exception as error:
             # arro3 hands on what an Arrow stream reports as a bare Exception.
             if type(error) is not Exception:
                 raise
-            self._check()
+            self.check()
             raise self._translate(str(error), None) from error

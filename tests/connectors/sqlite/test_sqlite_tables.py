@@ -365,8 +365,8 @@ def execute(self, sql):
     return done
 Session.execute = execute
 destination = build(PLUGIN, "destination", {"path": "b.db", "table": "b", "mode": sys.argv[3]})
-Engine(ctx, build(PLUGIN, "source", {"path": "a.db", "table": "a"}), destination, unit_rows=500).move()  # noqa: E501
-"""
+Engine(ctx, build(PLUGIN, "source", {"path": "a.db", "table": "a"}), destination, unit_rows=500).move()
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
