@@ -337,7 +337,7 @@ class _ObjectCheck:
         given = spec.schedule
         if given is None:
             entry = self.catalog.get(source["plugin"], "source")
-            follows = source["config"].get("cursor") is not None
+            follows = bool(source["config"].get("cursor"))  # connectors default it to ""
             follows = follows or (entry is not None and entry.default_continuous)
             return {"kind": "continuous" if follows else "once"}
         if isinstance(given, str):

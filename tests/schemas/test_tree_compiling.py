@@ -43,6 +43,9 @@ VARIABLES = "  variables: { db: 'dw_${var.stage}', stage: test }\n"
             ("table: orders", "table: orders, cursor: null"), Schedule("once"), id="null cursor"
         ),
         pytest.param(
+            ("table: orders", 'table: orders, cursor: ""'), Schedule("once"), id="empty cursor"
+        ),
+        pytest.param(
             ("sqlite: { path: shop.db, table: orders }", "tail: { path: l }"),
             Schedule("continuous"),
             id="follows by nature",
