@@ -128,9 +128,7 @@ def _show_workflows(items: Sequence[WorkflowView], *, wide: bool, now: float) ->
         if wide:
             row[1:1] = [item.source, item.destination, item.schedule]
         rows.append(row)
-    render.show_table(
-        headers, rows, empty="no workflows; commit one, or try: mycelial init --example"
-    )
+    render.show_table(headers, rows, empty="no workflows; commit one, or try: mycelial init")
 
 
 def _show_daemons(items: Sequence[DaemonView], *, wide: bool, now: float) -> None:

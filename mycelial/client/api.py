@@ -287,11 +287,17 @@ class Client:
                 json=None if body is None else encode(body),
                 timeout=timeout,
             )
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise UsageError(
+                "MYC-API-012",
+                f"{self._url!r} is not the address of a control plane",
+                fix="write it with its scheme, such as http://127.0.0.1:7777",
+            ) from error
+        except httpx.TransportError as error:
             raise Unreachable(
                 "MYC-API-010",
                 f"the control plane at {self._url} does not answer: {_reason(error)}",
-                fix="start it with `mycelial server run`, or choose another with --url",
+                fix="start it with `mycelial server`, or choose another with --url",
             ) from error
         if response.is_success:
             return _json(response)

@@ -92,7 +92,7 @@ class Agent:
                 raise OperationFailed(
                     "MYC-DAEMON-021",
                     "this machine has not joined a control plane",
-                    fix="run: mycelial daemon join URL TOKEN",
+                    fix="join it: mycelial daemon join --server URL --token TOKEN --name NAME",
                 )
             boot = self._begin(local)
             await self._live(local, identity, boot, stop)

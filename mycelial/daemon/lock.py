@@ -18,11 +18,18 @@ def exclusive(state_dir: Path) -> Iterator[None]:
 
     The lock belongs to an open file that children started by exec do not inherit, so workers that
     outlive a killed daemon for a moment do not hold it.
-    Raises: OperationFailed MYC-DAEMON-020 when another process holds it.
+    Raises: OperationFailed MYC-DAEMON-020 when another process holds it, MYC-DAEMON-022 when it
+    cannot be made or written.
     """
-    make_private_dir(state_dir)
-    path = state_dir / "lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        make_private_dir(state_dir)
+        fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise OperationFailed(
+            "MYC-DAEMON-022",
+            f"the state directory {state_dir} cannot be used: {error.strerror}",
+            fix="let this user write there, or name another with --state; nothing was started",
+        ) from error
     try:
         if not _try_lock(fd):
             raise OperationFailed(

@@ -27,6 +27,8 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
+        # Built when first used: a command needs few of the models, and nested ones only once.
+        defer_build=True,
         strict=True,
         frozen=True,
         alias_generator=to_camel,

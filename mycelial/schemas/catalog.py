@@ -115,22 +115,39 @@ class Catalog:
     """All known plugins. Immutable; `digest` changes when any entry does."""
 
     def __init__(self, entries: Iterable[CatalogEntry]) -> None:
-        self._entries = {(entry.plugin, entry.role): entry for entry in entries}
+        self._made = {(entry.plugin, entry.role): entry for entry in entries}
+        self._makers: Mapping[tuple[str, Role], Callable[[], CatalogEntry]] = {}
+
+    @classmethod
+    def deferred(cls, makers: Mapping[tuple[str, Role], Callable[[], CatalogEntry]]) -> Catalog:
+        """Return a catalog that makes an entry when it is first asked for: one manifest needs
+        two or three of them, and each costs a model."""
+        catalog = cls(())
+        catalog._makers = makers
+        return catalog
 
     def __iter__(self) -> Iterator[CatalogEntry]:
-        return iter(self._entries.values())
+        return (entry for key in self._keys if (entry := self.get(*key)) is not None)
+
+    @property
+    def _keys(self) -> tuple[tuple[str, Role], ...]:
+        return tuple(dict.fromkeys((*self._made, *self._makers)))
 
     def get(self, plugin: str, role: Role) -> CatalogEntry | None:
         """Return the entry of a plugin's role."""
-        return self._entries.get((plugin, role))
+        key = (plugin, role)
+        if key not in self._made and key in self._makers:
+            self._made[key] = self._makers[key]()
+        return self._made.get(key)
 
     def of_plugin(self, plugin: str) -> tuple[CatalogEntry, ...]:
         """Return all roles of a plugin."""
-        return tuple(entry for entry in self if entry.plugin == plugin)
+        wanted = (key for key in self._keys if key[0] == plugin)
+        return tuple(entry for key in wanted if (entry := self.get(*key)) is not None)
 
     def names(self, *roles: Role) -> tuple[str, ...]:
         """Return the names of plugins that have one of `roles`, sorted."""
-        return tuple(sorted({name for name, role in self._entries if role in roles}))
+        return tuple(sorted({name for name, role in self._keys if role in roles}))
 
     def hint(self, name: str, *roles: Role) -> str:
         """Return near misses and the list of what there is."""

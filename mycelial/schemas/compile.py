@@ -300,9 +300,9 @@ class _Compiler:
         there = self.objects.get(f"Connection/{target}")
         if there is None:
             names = [o.name for _, o in self.objects.values() if o.kind == "Connection"]
-            fix = (
-                nearest(target, names) + f"Known connections: {', '.join(sorted(names)) or 'none'}"
-            )
+            known = f"known connections: {', '.join(sorted(names)) or 'none'}"
+            fix = nearest(target, names) or f'add a Connection named "{target}"; '
+            fix += known[0].upper() + known[1:] if fix.endswith("? ") else known
             self._error(
                 "MYC-REF-004", f'there is no Connection "{target}"', fix, (file, found), path
             )

@@ -11,6 +11,7 @@ _TOKEN = re.compile(r"[\w$.-]+|\"[^\"]*\"|'[^']*'")
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
 )
+_SHOWN, _CUT = 120, "..."
 _RED, _YELLOW, _BOLD, _DIM, _CYAN, _RESET = "31;1", "33;1", "1", "2", "36", "0"
 
 
@@ -41,15 +42,27 @@ def _frame_lines(problem: Problem, paint: _Paint) -> Iterable[str]:
     if not problem.frame or problem.where is None:
         return
     width = max(len(str(number)) for number, _ in problem.frame) + 2
+    column = max(problem.where.column, 1)
+    # All lines are cut alike, so that what stands below each other still does.
+    start = max(0, column - _SHOWN // 2) if column > _SHOWN - 20 else 0
     for number, text in problem.frame:
-        yield f"{paint(f'{number:>{width}} |', _DIM)} {_safe(text)}".rstrip()
+        shown = _window(text, start)
+        yield f"{paint(f'{number:>{width}} |', _DIM)} {shown}".rstrip()
         if number == problem.where.line:
-            column = max(problem.where.column, 1)
             found = _TOKEN.match(text, column - 1)
             length = max(1, len(found[0]) if found else 1)
+            length = min(length, max(1, start + _SHOWN - column + 1))
             # Tabs are kept so that the caret stands under its token.
-            lead = re.sub(r"[^\t]", " ", _safe(text[: column - 1]))
+            lead = re.sub(r"[^\t]", " ", _safe(text[start : column - 1]))
+            lead = " " * (len(_CUT) if start else 0) + lead
             yield f"{paint(' ' * width + ' |', _DIM)} {lead}{paint('^' * length, _RED)}"
+
+
+def _window(text: str, start: int) -> str:
+    """Return the part of a line that a terminal shows whole; minified files have one long line."""
+    end = start + _SHOWN
+    lead = _CUT if start and text[:start].strip() else " " * (len(_CUT) if start else 0)
+    return lead + _safe(text[start:end]) + (_CUT if len(text) > end else "")
 
 
 class _Paint:

@@ -125,9 +125,11 @@ def read_yaml(file: str, data: bytes) -> Stream:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8")
+        is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        why = "it is UTF-16" if is_utf16 else f"{error.reason} (byte {error.start})"
         problem = Problem(
             "MYC-YAML-002",
-            f"the file is not UTF-8: {error.reason} (byte {error.start})",
+            f"the file is not UTF-8: {why}",
             fix="save the file as UTF-8",
             where=_location_at(file, before, len(before)),
         )
@@ -241,11 +243,18 @@ class _Reader:
             found.append((last, line))
         return found
 
+    def _character(self, mark: Any) -> str:
+        lines = split_lines(self.text)
+        row = lines[mark.line] if mark.line < len(lines) else ""
+        return row[mark.column : mark.column + 1]
+
     def _syntax_problem(self, error: Any, line: int) -> Problem:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         where = self._at(mark) if mark else Location(self.file, line + 1, 1)
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
         context = getattr(error, "context", None)
+        if "cannot start any token" in what and mark and self._character(mark) == "\t":
+            what, context = "a tab character: YAML is indented with spaces only", None
         return Problem(
             "MYC-YAML-001",
             f"{what} ({context})" if context else str(what),
@@ -447,7 +456,9 @@ def _too_deep(where: Location) -> Problem:
 
 
 def _syntax_fix(what: str) -> str:
-    if "tab character" in what or "cannot start any token" in what:
+    if "tab character" in what:
+        return "replace the tabs at the start of the line by spaces"
+    if "cannot start any token" in what:
         return "indent with spaces, and put text that starts with a special character in quotes"
     if "mapping values are not allowed" in what:
         return 'put the value in quotes: it contains ": "; or check the indentation'
