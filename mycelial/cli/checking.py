@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from mycelial.schemas.checked import CheckedFile
     from mycelial.schemas.validate import Validation
 
+REMEMBER_FROM_FILES = 20
 SHARE_FROM_FILES = 400
 CHUNK_FILES = 250
 # A file that changed twice within the clock's grain would look unchanged: trust only old times.
@@ -37,12 +36,16 @@ def validate_found(
     from mycelial.schemas.compile import compile_tree
     from mycelial.schemas.validate import Validation, framed, made_strict
 
-    known = _Known(cache, digest([__version__, catalog.digest]), clock)
-    checked = known.recall(found)
-    fresh = check_files([file for file in found if file.path not in checked], catalog)
-    known.keep(found, fresh)
-    checked |= {file.path: file for file in fresh}
-    ordered = tuple(checked[file.path] for file in found)
+    if len(found) < REMEMBER_FROM_FILES:
+        # The cache's edition depends on every plugin's model; a few files are checked sooner.
+        ordered = tuple(check_files(found, catalog))
+    else:
+        known = _Known(cache, digest([__version__, catalog.digest]), clock)
+        checked = known.recall(found)
+        fresh = check_files([file for file in found if file.path not in checked], catalog)
+        known.keep(found, fresh)
+        checked |= {file.path: file for file in fresh}
+        ordered = tuple(checked[file.path] for file in found)
     desired = compile_tree(ordered, revision="", complete=True, catalog=catalog)
     paths = {p.where.file for p in desired.problems if p.where and not p.frame}
     texts = {file.path: file.read() for file in found if file.path in paths}
@@ -60,6 +63,9 @@ def check_files(found: Sequence[FoundFile], catalog: Catalog) -> list[CheckedFil
     workers = min(os.cpu_count() or 1, 8)
     if len(found) < SHARE_FROM_FILES or workers == 1:
         return [check_file(parse_file(file.path, file.read()), catalog) for file in found]
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     chunks = [list(found[i : i + CHUNK_FILES]) for i in range(0, len(found), CHUNK_FILES)]
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     with ProcessPoolExecutor(workers, multiprocessing.get_context(method)) as pool:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from mycelial.schemas.wire import LivePlan
 
 PLAIN_LINE_SECONDS = 10.0
+# A worker's refusals under the machine owner's policy (I12): path, host, connector.
+POLICY_CODES = ("MYC-RUN-041", "MYC-RUN-042", "MYC-RUN-043")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class RunOptions:
 @click.option("-l", "--label", "labels", multiple=True, metavar="KEY=VALUE")
 @click.option(
     "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A daemon's config.toml: secrets, policy, endpoints.",
 )
 @click.option(
@@ -97,19 +99,40 @@ def run(
     # The worker loads Arrow and the drivers while this process reads the manifest.
     worker = prestart()
     try:
-        return _run(options, _resolve(options), worker)
+        chosen = _resolve(options)
+        return _run(options, chosen, worker)
     finally:
         worker.close()
 
 
-def _resolve(options: RunOptions) -> PipelineSpec:
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The workflow to run, and where its failures belong."""
+
+    spec: PipelineSpec
+    file: str
+    files: Mapping[str, bytes]
+
+    def point(self, problem: Problem) -> Problem:
+        """Return the problem at the place in the manifest that it is about."""
+        from mycelial.cli.pointing import point
+
+        return point(problem, files=self.files, file=self.file, workflow=self.spec.workflow)
+
+
+def _resolve(options: RunOptions) -> _Chosen:
     from mycelial.cli.files import read_manifests
     from mycelial.cli.wire_up import installed_catalog
     from mycelial.schemas.resolve import resolve
-    from mycelial.schemas.validate import validate
+    from mycelial.schemas.validate import NOT_CHECKED, made_strict, validate
 
-    found = validate(read_manifests(options.paths), installed_catalog())
+    files = read_manifests(options.paths)
+    found = validate(files, installed_catalog())
     chosen = _choose(options, found)
+    subject = f"Workflow/{chosen.name}"
+    unknown = [p for p in found.problems if p.code == NOT_CHECKED and p.subject == subject]
+    if unknown:
+        raise InvalidManifest(made_strict(unknown))  # nothing could run it here
     name = options.daemon or chosen.placement.daemon or "here"
     described = found.desired.daemons.get(name)
     labels = {**(described.labels if described else {}), **options.labels}
@@ -117,7 +140,7 @@ def _resolve(options: RunOptions) -> PipelineSpec:
     warnings = [p for p in found.problems if p.severity is Severity.WARNING]
     if not options.quiet:
         show_problems(warnings)
-    return spec
+    return _Chosen(spec, chosen.location.file, files)
 
 
 def _choose(options: RunOptions, found: Validation) -> DesiredWorkflow:
@@ -134,15 +157,15 @@ def _choose(options: RunOptions, found: Validation) -> DesiredWorkflow:
     raise UsageError("MYC-CLI-036", what, fix=f"-w NAME; in these files: {known}")
 
 
-def _run(options: RunOptions, spec: PipelineSpec, worker: SpawnedWorker) -> int:
+def _run(options: RunOptions, chosen: _Chosen, worker: SpawnedWorker) -> int:
     from mycelial.daemon.lock import exclusive
     from mycelial.runtime.foreground import run_foreground
     from mycelial.runtime.supervised import directory_of
 
-    clock = SystemClock()
+    clock, spec = SystemClock(), chosen.spec
     directory = directory_of(options.state, spec.uid)
     with exclusive(directory):
-        request = _request(options, spec, directory)
+        request = _request(options, chosen, directory, clock)
         progress = _Progress(spec.workflow, clock, quiet=options.quiet)
         stop = threading.Event()
         with _draining_on_signals(stop):
@@ -153,10 +176,11 @@ def _run(options: RunOptions, spec: PipelineSpec, worker: SpawnedWorker) -> int:
                 on_plan=progress.plan,
                 stop_event=stop,
             )
-        return progress.end(outcome, was_interrupted=stop.is_set())
+        problem = outcome.problem and chosen.point(outcome.problem)
+        return progress.end(outcome, problem, was_interrupted=stop.is_set())
 
 
-def _request(options: RunOptions, spec: PipelineSpec, directory: Path) -> WorkerRequest:
+def _request(options: RunOptions, chosen: _Chosen, directory: Path, clock: Clock) -> WorkerRequest:
     """Build the worker's request under the machine owner's policy. Raises: MycelialError."""
     from mycelial.daemon.config import DaemonConfig, load
     from mycelial.daemon.policy import localise, refuse_spec, worker_policy
@@ -169,19 +193,22 @@ def _request(options: RunOptions, spec: PipelineSpec, directory: Path) -> Worker
         config = DaemonConfig(base_dir=str(Path.cwd()))
     else:
         config = load(options.config)
+    spec = chosen.spec
     refused = refuse_spec(spec, config)
     if refused is not None:
-        raise _Refused(refused)
+        raise _Refused(chosen.point(refused))
     spec = localise(spec, config)
     return WorkerRequest(
         job="run",
         spec=spec,
-        fence=Fence(0, raise_attempt(directory / "attempt")),
+        # Counted from the clock, a start still takes over after its state directory was lost.
+        fence=Fence(0, raise_attempt(directory / "attempt", at_least=int(clock.now()))),
         state_dir=str(directory),
         log_path=str(directory / "log"),
         secrets=SecretsOfSpec(config, os.environ)(spec),
         policy=worker_policy(config),
         order=new_hex(),
+        patient=False,
     )
 
 
@@ -191,7 +218,8 @@ class _Refused(MycelialError):
     exit_code = ExitCode.NOT_ALLOWED
 
     def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.code, problem.what, fix=problem.fix)
+        super().__init__(problem.code, problem.what, fix=problem.fix, where=problem.where)
+        self.problem = problem
 
 
 class _Progress:
@@ -221,6 +249,8 @@ class _Progress:
         if error is not None and status.state == "retrying" and error.what != self._last_error:
             self._last_error = error.what
             self._say(f"  will try again: {error.code} {error.what}")
+            if error.fix:
+                self._say(f"    fix: {error.fix}")
         if self._quiet:
             return
         now = self._clock.monotonic()
@@ -232,11 +262,11 @@ class _Progress:
             self._last_line = now
             click.echo(line, err=True)
 
-    def end(self, outcome: Outcome, *, was_interrupted: bool) -> int:
+    def end(self, outcome: Outcome, problem: Problem | None, *, was_interrupted: bool) -> int:
         """Print the figures; return the exit code."""
         seconds = self._clock.monotonic() - self._begun
         status, plan = outcome.status, outcome.plan
-        if status is not None:
+        if status is not None and (plan is not None or problem is None):
             counters = status.counters
             self._say(
                 f"{self._name}: {plural(counters.rows_committed, 'row')} in {seconds:.2f} s "
@@ -245,9 +275,10 @@ class _Progress:
                 f"{plural(counters.units_committed, 'commit unit')}), "
                 f"{plan.guarantee if plan else 'not planned'}, {outcome.state}"
             )
-        if outcome.problem is not None:
-            show_problems((outcome.problem,))
-            return ExitCode.FAILED
+        if problem is not None:
+            show_problems((problem,))
+            is_policy = problem.code in POLICY_CODES
+            return ExitCode.NOT_ALLOWED if is_policy else ExitCode.FAILED
         return ExitCode.INTERRUPTED if was_interrupted else ExitCode.DONE
 
     def _say(self, line: str) -> None:

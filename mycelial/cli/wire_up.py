@@ -6,13 +6,13 @@ control plane needs, and the other way round.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mycelial.observability.logs import StructuredLog
     from mycelial.runtime.launcher import Launcher
     from mycelial.schemas.catalog import Catalog, CatalogEntry
-    from mycelial.sdk.plugin import PluginSpec, Role
+    from mycelial.sdk.plugin import Loader, PluginSpec, Role
     from mycelial.sdk.registry import Registry
 
 _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - told apart here, bound nowhere
@@ -44,8 +44,13 @@ def catalog_of(registry: Registry) -> Catalog:
     """Return the installed plugins as data, for those who check manifests."""
     from mycelial.schemas.catalog import Catalog
 
-    return Catalog(
-        entry for plugin in registry for role in _ROLES for entry in _entries(plugin, role)
+    return Catalog.deferred(
+        {
+            (plugin.name, role): partial(_entry, plugin, role, loader)
+            for plugin in registry
+            for role in _ROLES
+            if (loader := plugin.loader(role)) is not None
+        }
     )
 
 
@@ -56,13 +61,10 @@ def installed_catalog() -> Catalog:
     return catalog_of(Registry.discover())
 
 
-def _entries(plugin: PluginSpec, role: Role) -> list[CatalogEntry]:
+def _entry(plugin: PluginSpec, role: Role, loader: Loader) -> CatalogEntry:
     from mycelial.schemas.catalog import entry_for
 
-    loader = plugin.loader(role)
-    if loader is None:
-        return []
-    return [entry_for(plugin.name, role, loader.config(), summary=plugin.summary)]
+    return entry_for(plugin.name, role, loader.config(), summary=plugin.summary)
 
 
 # -- the control plane -----------------------------------------------------------------------------
@@ -107,6 +109,8 @@ def run_server(options: ServerOptions) -> None:
 def _serve(
     plane: Plane, listeners: tuple[Listener, ...], data: DataDir, log: StructuredLog
 ) -> None:
+    import asyncio
+
     from mycelial.controlplane.server import new_event_loop, stop_signals
 
     def started(bound: Mapping[str, tuple[str, int]]) -> None:
@@ -215,6 +219,8 @@ def join_daemon(
     server_url: str, token: str, *, name: str, labels: Mapping[str, str], state_dir: Path
 ) -> None:
     """Give a machine its identity. Raises: MycelialError."""
+    import asyncio
+
     from mycelial.daemon.enroll import join
     from mycelial.kernel.ports import NullEvents
 
@@ -228,6 +234,8 @@ def join_daemon(
 
 def run_daemon(*, config_file: Path | None, state_dir: Path | None) -> None:
     """Run a daemon until SIGINT or SIGTERM. Raises: MycelialError."""
+    import asyncio
+
     from mycelial.daemon.agent import Agent, Surroundings
     from mycelial.daemon.config import DaemonConfig, load
     from mycelial.daemon.signals import stop_on_signals

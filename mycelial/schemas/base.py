@@ -6,10 +6,14 @@ before validation. Units are typed strings: `30s`, `2GiB`, `10%`.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+import textwrap
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.alias_generators import to_camel
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -34,8 +38,45 @@ class StrictModel(BaseModel):
         alias_generator=to_camel,
         validate_by_alias=True,
         validate_by_name=False,
-        use_attribute_docstrings=True,
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: Any, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Describe fields by their attribute docstrings.
+
+        Done here, when a schema is asked for, and not by pydantic when the class is made: that
+        reads the source of every model at each start of the command line.
+        """
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, text in attribute_docstrings(cls).items():
+            field = cls.model_fields.get(name)
+            described = properties.get((field.alias or name) if field else name)
+            if described is not None:
+                described.setdefault("description", text)
+        return schema
+
+
+def attribute_docstrings(cls: type) -> dict[str, str]:
+    """Return the string literals that stand below the annotated fields of a class's source."""
+    found: dict[str, str] = {}
+    for base in reversed([c for c in cls.__mro__ if issubclass(c, BaseModel)]):
+        if base is BaseModel:
+            continue
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        except (OSError, TypeError):  # no source: a class made at run time
+            continue
+        statements = body.body if isinstance(body, ast.ClassDef) else []
+        for field, after in pairwise(statements):
+            match field, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                    value=ast.Constant(str(text))
+                ):
+                    found[name] = inspect.cleandoc(text)
+    return found
 
 
 class SecretRef(StrictModel):

@@ -14,26 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
-from mycelial.kernel.clock import Clock
-from mycelial.kernel.ports import Log, Meter
-from mycelial.kernel.secret import Secret
-from mycelial.sdk.envelope import (
-    Checkpoint,
-    Committed,
-    DestinationPlan,
-    Envelope,
-    FenceToken,
-    Output,
-    Part,
-    Position,
-    Receipt,
-    Reject,
-    SourcePlan,
-    StreamSchema,
-)
-
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from mycelial.kernel.clock import Clock
+    from mycelial.kernel.ports import Log, Meter
+    from mycelial.kernel.secret import Secret
+    from mycelial.sdk.envelope import (
+        Checkpoint,
+        Committed,
+        DestinationPlan,
+        Envelope,
+        FenceToken,
+        Output,
+        Part,
+        Position,
+        Receipt,
+        Reject,
+        SourcePlan,
+        StreamSchema,
+    )
 
 
 @dataclass(frozen=True, slots=True)
