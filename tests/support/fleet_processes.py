@@ -152,10 +152,13 @@ class Fleet:
     def __enter__(self) -> Fleet:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            self.stop()
+            if kind is None:  # after a failure an orderly end would only hide it
+                self.stop()
         finally:
+            if self._client is not None:
+                self._client.close()
             for process in self._marked():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()

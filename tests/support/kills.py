@@ -219,13 +219,13 @@ class Scenario:
     def _finish(self) -> None:
         """Go on to the number of units asked for and to the end of the source; compare all."""
         fleet = self._fleet
-        while self._destination.snapshot().seq < self._units:
+        while self._destination.standing()[0] < self._units:
             self._catch("durable", skip=10).release()
         self._shop.close()
         last = self._shop.last_id
         fleet.until(
             "the source is exhausted",
-            lambda: self._destination.snapshot().position == last,
+            lambda: self._destination.standing()[1] == last,
             seconds=60,
         )
         fleet.until("the control plane is back", fleet.answers, seconds=60)
