@@ -51,6 +51,7 @@ class _Slot:
     pipeline: Supervised
     wanted: bool = True
     worker: WorkerHandle | None = None
+    ending: Control | None = None  # what a worker that is only being started has to be told
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     saved_at: float = 0.0
@@ -168,8 +169,7 @@ class Supervisor:
         if slot is None:
             return
         if slot.worker is not None:
-            with contextlib.suppress(OperationFailed):
-                await asyncio.to_thread(slot.worker.send, control_line(Control("retry")))
+            await self._tell(slot.worker, Control("retry"))
         elif slot.ended.is_set():
             if slot.pipeline.state is PipelineState.FINISHED:
                 slot.pipeline.memory.orders += 1
@@ -270,6 +270,8 @@ class Supervisor:
             return -1
         slot.worker = worker
         try:
+            if slot.ending is not None:  # it was to end before there was anybody to tell
+                await self._tell(worker, slot.ending)
             async for line in read_lines(worker.out_fd):
                 self._hear(slot, line)
             code = await asyncio.to_thread(worker.wait, STOP_GRACE_SECONDS)
@@ -351,20 +353,23 @@ class Supervisor:
         slot = self._slots.get(uid)
         if slot is None:
             return
-        slot.wanted = False
+        slot.wanted, slot.ending = False, control
         slot.nudge.set()
         if control.type == "drain" and not slot.ended.is_set():
             self._enter(slot, PipelineState.DRAINING)
-        worker = slot.worker
-        if worker is not None:
-            with contextlib.suppress(OperationFailed):
-                await asyncio.to_thread(worker.send, control_line(control))
+        if slot.worker is not None:
+            await self._tell(slot.worker, control)
         if not await _within(slot.ended.wait(), patience_seconds):
             if slot.worker is not None:
                 slot.worker.kill()
             await slot.ended.wait()
         if slot.pipeline.state not in (PipelineState.FINISHED, PipelineState.STOPPED):
             self._enter(slot, PipelineState.STOPPED)
+
+    @staticmethod
+    async def _tell(worker: WorkerHandle, control: Control) -> None:
+        with contextlib.suppress(OperationFailed):  # it has ended by itself
+            await asyncio.to_thread(worker.send, control_line(control))
 
     async def _stop_all(self) -> None:
         async with asyncio.TaskGroup() as group:
