@@ -18,6 +18,7 @@ from mycelial.schemas.wire import (
 MESSAGE_CHARS_MAX = 2048
 COALESCE_SECONDS = 0.05
 COALESCE_MAX_SECONDS = 2.0
+PROMPT_REPORTS = 6  # what one commit causes: received, ended, starting, running, applied; one spare
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,10 @@ def observable(view: View) -> object:
 
 
 def coalesce_seconds(previous_quick_reports: int) -> float:
-    """Return how long to collect changes before a report at once: short for the first, longer
-    while they keep coming, so that a flapping pipeline cannot flood the server."""
-    return min(COALESCE_MAX_SECONDS, COALESCE_SECONDS * 2.0 ** min(previous_quick_reports, 10))
+    """Return how long to collect changes before a report at once: short for the few that follow
+    a commit, longer while they keep coming, so that a flapping pipeline cannot flood the server."""
+    excess = min(max(0, previous_quick_reports - PROMPT_REPORTS), 10)
+    return min(COALESCE_MAX_SECONDS, COALESCE_SECONDS * 2.0**excess)
 
 
 def failed_set(bundle_hash: str, code: str, message: str) -> FailedSet:

@@ -225,13 +225,16 @@ class Uplink:
         """Report on the server's interval, and soon after every change that people can see.
         Returns when the certificate was renewed: the next session has to show it."""
         clock, rng = self._world.clock, self._world.rng
-        quick = 0
+        quick, rev = 0, 0
         while not await self._renewed(link):
             sent_at = clock.monotonic()
             due_at = sent_at + self._interval_seconds * rng.uniform(0.9, 1.1)
             while (left := due_at - clock.monotonic()) > 0:
                 if not await wait_for(self._changed, left, clock):
                     break
+                content = self._duties.content
+                if content is not None and content.rev != rev:
+                    quick, rev = 0, content.rev  # somebody waits for what this set does
                 await clock.pause(coalesce_seconds(quick))
                 self._changed.clear()
                 if observable(self._duties.view(load={})) != self._observed:
