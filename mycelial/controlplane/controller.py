@@ -371,6 +371,7 @@ class FleetController:
             objects=self.compiled.objects,
             problems=(*self.compiled.problems, *self._refusal),
             held=held,
+            hashes=self._hub.hashes(),
             revision_seen=revision_seen,
             at=self._clock.now(),
         )

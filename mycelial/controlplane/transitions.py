@@ -17,7 +17,7 @@ def held_texts(plan: Plan) -> tuple[str, ...]:
 def fleet_events(
     plan: Plan, fleet: Fleet, *, at: float, already_held: tuple[str, ...]
 ) -> tuple[Event, ...]:
-    """Return one event per change, and per deletion that was not held before."""
+    """Return one event per change that is made, and per change that was not held before."""
     new_holds = set(held_texts(plan)) - set(already_held)
     events = []
     for change in plan.changes:
@@ -40,7 +40,8 @@ def fleet_events(
 def _told(change: Change, fleet: Fleet) -> tuple[str, str]:
     where = _where(change, fleet)
     if change.held:
-        return "DeletionHeld", change.held
+        is_deletion = change.effect is Effect.DELETE
+        return "DeletionHeld" if is_deletion else "ChangeHeld", change.held
     if change.effect is Effect.DELETE:
         return f"{change.kind}Deleted", _joined(change.reason, where)
     if change.moved_from:

@@ -97,6 +97,10 @@ class WatchHub:
         held = self._sets.get(daemon_id)
         return held.bundle_hash if held else ""
 
+    def hashes(self) -> dict[str, str]:
+        """Return the hash of every daemon's set, by daemon id."""
+        return {daemon_id: held.bundle_hash for daemon_id, held in self._sets.items()}
+
     def is_connected(self, daemon_id: str) -> bool:
         """Tell whether a watch is open, so that a command would be heard at once."""
         return daemon_id in self._streams
