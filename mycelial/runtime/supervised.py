@@ -99,6 +99,11 @@ class Supervised:
         """Where its counters are kept."""
         return self.directory / "counters"
 
+    @property
+    def units_kept(self) -> int:
+        """Units committed by the workers that have ended."""
+        return self.memory.counters.units_committed
+
     def absorb(self, message: WorkerMessage, now: float) -> bool:
         """Take in what the worker says; True when the daemon's report changes in kind."""
         if message.plan is not None:

@@ -228,12 +228,14 @@ class Supervisor:
         pipeline, crashes = slot.pipeline, 0
         try:
             while slot.wanted:
-                begun = self._clock.monotonic()
+                begun, units = self._clock.monotonic(), pipeline.units_kept
                 code = await self._run_worker(slot)
                 if self._has_ended(slot, code):
                     return
+                # A worker that got ahead was no hopeless start: its successor need not wait long.
+                got_ahead = pipeline.units_kept > units
                 calm = self._clock.monotonic() - begun >= CALM_SECONDS
-                crashes = 1 if calm else crashes + 1
+                crashes = 1 if calm or got_ahead else crashes + 1
                 await self._wait_after_crash(slot, code, crashes)
         except MycelialError as error:
             self._enter(slot, PipelineState.FAILED, error=error.problem)

@@ -18,7 +18,7 @@ from mycelial.runtime.attempt import read_attempt
 from mycelial.runtime.ports import WorkerPolicy, WorkerRequest
 from mycelial.runtime.spawn import SpawnLauncher
 from mycelial.runtime.supervised import Memory, directory_of
-from mycelial.runtime.supervisor import Supervisor
+from mycelial.runtime.supervisor import CRASH_FIRST_SECONDS, Supervisor
 from mycelial.schemas.desired import Schedule
 from mycelial.schemas.wire import Fence, Truth
 from mycelial.schemas.wire import PipelineState as S
@@ -121,6 +121,23 @@ def test_a_crashed_worker_is_started_again_with_a_higher_attempt(world):
     assert retrying.error.code == "MYC-RUN-067"
     assert (healed.attempt, healed.counters.restarts) == (2, 1)
     assert world.arrived() == world.made
+
+
+def test_crashes_between_which_rows_got_through_do_not_add_up(world, run):
+    async def story(m):
+        await m.start(endless(world))
+        delays = []
+        for number in range(51, 57):
+            await m.until(lambda s, number=number: s.counters.rows_committed == number - 1)
+            next(iter(m.supervisor._slots.values())).worker.kill()
+            retrying = await m.until(lambda s: s.state is S.RETRYING)
+            delays.append(retrying.retry_at - retrying.since)
+            world.add([number])
+        return delays
+
+    delays = run(world, story)
+    assert max(delays) <= CRASH_FIRST_SECONDS + 0.01
+    assert len(delays) == 6
 
 
 def test_drain_stop_and_forget(world):
