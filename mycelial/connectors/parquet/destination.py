@@ -131,7 +131,8 @@ class ParquetDestination:
                 compression=self._settings.compression,
                 max_row_group_size=self._settings.row_group_rows,
             )
-        self._writer.write(envelope.batch)
+        # Drivers leave notes in field metadata; one file has one schema, to the letter.
+        self._writer.write(envelope.batch.with_schema(self._schema))
         return ()
 
     def commit(self, checkpoint: Checkpoint) -> Receipt:  # noqa: D102

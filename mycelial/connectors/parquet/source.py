@@ -9,7 +9,7 @@ from arro3.core import RecordBatch, RecordBatchReader, Schema
 from arro3.io import read_parquet
 
 from mycelial.sdk.envelope import SourcePlan
-from mycelial.sdk.errors import Permanent
+from mycelial.sdk.errors import NotYet, Permanent
 from mycelial.sdk.kit.arrowtypes import conforms, stream_schema
 from mycelial.sdk.kit.files import FilesSource, FoundFile, Place, list_files
 from mycelial.sdk.plugin import Context
@@ -31,7 +31,7 @@ class ParquetSource(FilesSource):
     def plan(self, ctx: Context) -> SourcePlan:  # noqa: D102
         files = list_files(ctx, self.pattern)
         if not files:
-            raise Permanent(
+            raise NotYet(
                 "MYC-PARQUET-001",
                 f"no file matches {self.pattern} yet, so its columns are not known",
                 fix="put a first file there; Parquet files carry their own columns",
