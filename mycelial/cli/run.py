@@ -209,6 +209,7 @@ def _request(options: RunOptions, chosen: _Chosen, directory: Path, clock: Clock
         policy=worker_policy(config),
         order=new_hex(),
         patient=False,
+        patient=False,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mycelial.kernel.errors import OperationFailed, Problem
-from mycelial.runtime.launcher import WorkerHandle, control_line, request_line
+from mycelial.runtime.launcher import Launcher, WorkerHandle, control_line, request_line
 from mycelial.runtime.ports import (
     Control,
     WorkerMessage,
@@ -46,7 +46,7 @@ def prestart(launcher: SpawnLauncher | None = None) -> SpawnedWorker:
 def run_foreground(
     request: WorkerRequest,
     *,
-    launcher: SpawnLauncher | None = None,
+    launcher: Launcher | None = None,
     prestarted: SpawnedWorker | None = None,
     on_status: Callable[[WorkerStatus], None] = lambda _: None,
     on_plan: Callable[[LivePlan], None] = lambda _: None,

@@ -37,7 +37,8 @@ class WorkerRequest:
     """One job. `secrets` holds resolved values and crosses only the private pipe (I11).
 
     `order` tells one `once` run from the next: a worker that restarts with the order of a run
-    that is complete reads nothing again.
+    that is complete reads nothing again. `patient`: wait for what does not exist yet (NotYet); a
+    foreground run fails instead.
 
     run: move rows by the spec's schedule. probe: answer with a plan and end. state-set: store
     `position` for `part` in the destination and end. lifecycle: call the source's lifecycle with
@@ -55,8 +56,8 @@ class WorkerRequest:
     part: str = ""
     position: str = ""
     event: str = ""
-    faults: str = ""  # named step at which the worker kills itself; fault tests only
     order: str = ""
+    patient: bool = True
 
 
 @dataclass(frozen=True, slots=True)

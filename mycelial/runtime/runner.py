@@ -27,7 +27,15 @@ from mycelial.runtime.watch import start_watching, watched_path
 from mycelial.schemas.desired import PipelineSpec
 from mycelial.schemas.wire import PipelineState
 from mycelial.sdk.envelope import Part
-from mycelial.sdk.errors import Ambiguous, Fenced, Permanent, PluginError, Throttled, Transient
+from mycelial.sdk.errors import (
+    Ambiguous,
+    Fenced,
+    NotYet,
+    Permanent,
+    PluginError,
+    Throttled,
+    Transient,
+)
 from mycelial.sdk.plugin import LifecycleEvent
 from mycelial.sdk.settings import Settings
 
@@ -45,6 +53,7 @@ class Run:
     post_change: Callable[[], None]
     state_dir: Path
     order: str = ""
+    is_patient: bool = True
 
 
 class Runner:
@@ -222,6 +231,8 @@ class Runner:
         return begun
 
     def _classify(self, error: Exception) -> PluginError:
+        if isinstance(error, NotYet) and not self._run.is_patient:
+            return Permanent(error.problem.code, error.problem.what, fix=error.problem.fix)
         if isinstance(error, PluginError):
             return error
         if isinstance(error, MycelialError):
@@ -236,6 +247,8 @@ class Runner:
 
     def _back_off(self, failure: Transient) -> None:
         ports, clock = self._ports, self._ports.clock
+        if isinstance(failure, NotYet):
+            self._planned = None  # what appears may look different from what was planned
         if self._trouble is None or ports.reporter.units != self._units_before:
             self._trouble = Trouble(1, clock.monotonic())
         else:

@@ -110,6 +110,7 @@ class Worker:
             post_change=self._inbox.post_change,
             state_dir=self._state_dir,
             order=self._request.order,
+            is_patient=self._request.patient,
         )
         self._log.info("worker starts", epoch=self._fence.epoch, attempt=self._fence.attempt)
         try:

@@ -186,6 +186,7 @@ class ForkedWorker:
         self._in_fd, self._out_fd = in_fd, out_fd
         self._lock = threading.Lock()
         self._is_closed = False
+        self._status: int | None = None
 
     @property
     def pid(self) -> int:
@@ -206,9 +207,9 @@ class ForkedWorker:
 
     def wait(self, timeout_seconds: float) -> int | None:
         """Return the exit code; UNKNOWN_STATUS when the zygote died first; None: still alive."""
-        if not self._has_ended(timeout_seconds):
-            return None
-        return self._zygote.status_of(self._pid)
+        if self._status is None and self._has_ended(timeout_seconds):
+            self._status = self._zygote.status_of(self._pid)  # the zygote tells it once
+        return self._status
 
     def kill(self) -> None:
         """End the process now, whether or not the zygote lives."""

@@ -2,8 +2,9 @@
 
 PluginError
 |- Transient   retry with backoff: network, lock, restart of a server
-|- Throttled   retry after `retry_after_seconds`
-|- Ambiguous   the commit may or may not have landed: the destination is reopened and asked
+|  |- Throttled  retry after `retry_after_seconds`
+|  |- NotYet     what the manifest names is not there (yet): a table, file, database, folder
+|  `- Ambiguous  the commit may or may not have landed: the destination is reopened and asked
 |- Permanent   do not retry: the pipeline fails until its spec changes or somebody says retry
 |  |- Fenced        a higher (epoch, attempt) has committed: this worker must end (I4)
 |  |- PolicyDenied  local policy refuses (I12)
@@ -37,6 +38,11 @@ class Throttled(Transient):
     def __init__(self, code: str, what: str, *, retry_after_seconds: float, fix: str = "") -> None:
         super().__init__(code, what, fix=fix)
         self.retry_after_seconds = retry_after_seconds
+
+
+class NotYet(Transient):
+    """What the manifest names does not exist: in a daemon somebody may still make it, so it is
+    tried again; in the foreground somebody is waiting for an answer, so it fails at once."""
 
 
 class Ambiguous(Transient):

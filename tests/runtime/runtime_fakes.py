@@ -18,7 +18,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from mycelial.runtime.ports import WorkerRequest
+from mycelial.runtime.launcher import control_line
+from mycelial.runtime.pipelog import tail
+from mycelial.runtime.ports import Control, WorkerMessage, WorkerRequest
+from mycelial.schemas.codec import decode
 from mycelial.schemas.desired import Delivery, PipelineSpec, PluginUse, Retry, Schedule
 from mycelial.schemas.wire import Fence
 from mycelial.sdk.envelope import (
@@ -36,7 +39,7 @@ from mycelial.sdk.envelope import (
     SourcePlan,
     StreamSchema,
 )
-from mycelial.sdk.errors import Ambiguous, Fenced, Interrupted, Transient
+from mycelial.sdk.errors import Ambiguous, Fenced, Interrupted, NotYet, Transient
 from mycelial.sdk.plugin import Loader, PluginSpec
 from mycelial.sdk.registry import Registry
 
@@ -65,8 +68,13 @@ class Feed:
         self.stop = threading.Event()
 
     def plan(self, ctx):
+        if self.s.get("hang"):
+            threading.Event().wait(60)
+        if self.s.get("appears") and not Path(self.s["appears"]).exists():
+            raise NotYet("MYC-TEST-005", "no such table", fix="create it")
         return SourcePlan(
             streams=(SCHEMA,),
+            parts=tuple(Part(part) for part in self.s.get("parts", ["0"])),
             replayable=not self.s.get("prunes") and self.s.get("replayable", True),
             resumable=self.s.get("resumable", True),
             prunes_on_ack=bool(self.s.get("prunes")),
@@ -356,15 +364,20 @@ class Harness:
 
     def __init__(self, path: Path):
         self.path = path
+        self.release = threading.Event()
+        self.reset()
+        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._server.bind(str(path))
+        self._server.listen(16)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def reset(self):
+        self.release.set()  # nobody stays held from the test before
         self.kill_at: tuple[str, int] | None = None
         self.hold_at: tuple[str, int] | None = None
         self.held, self.release = threading.Event(), threading.Event()
         self.killed = threading.Event()
         self.steps: list[str] = []
-        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._server.bind(str(path))
-        self._server.listen(16)
-        threading.Thread(target=self._accept, daemon=True).start()
 
     @property
     def environment(self):
@@ -398,6 +411,51 @@ class Harness:
                     self.held.set()
                     self.release.wait(30)
                 link.sendall(b"go\n")
+
+
+class Live:
+    """A worker and its messages."""
+
+    def __init__(self, request, launcher):
+        self.worker = launcher.start(request)
+        self.pipe = os.fdopen(os.dup(self.worker.out_fd), "rb")
+        self.seen = []
+
+    def until(self, wanted):
+        for line in self.pipe:
+            message = decode(WorkerMessage, json.loads(line))
+            self.seen.append(message)
+            if wanted(message):
+                return message
+        raise AssertionError(f"the worker ended; it said {self.seen[-3:]}")
+
+    def state(self, state):
+        return self.until(lambda m: m.status is not None and m.status.state is state).status
+
+    def send(self, *args, **fields):
+        self.worker.send(control_line(Control(*args, **fields)))
+
+    def end(self):
+        self.pipe.read()
+        return self.worker.wait(10)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.worker.kill()
+        self.worker.wait(5)
+        self.pipe.close()
+        self.worker.close()
+
+
+def endless(world, **fields):
+    return world.spec(source={"endless": True}, schedule=Schedule("continuous"), **fields)
+
+
+def events(world):
+    lines, _ = tail(world.state / "log", 1000)
+    return [line.get("reason") for line in lines if line.get("kind") == "event"]
 
 
 def worker_argv():

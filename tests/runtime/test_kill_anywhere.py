@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 
 import pytest
-from runtime_fakes import Harness, World, worker_argv
 
 from mycelial.runtime.faults import STEPS
 from mycelial.runtime.foreground import run_foreground
-from mycelial.runtime.spawn import SpawnLauncher
 from mycelial.schemas.wire import PipelineState
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs unix sockets")
@@ -22,26 +20,15 @@ SOURCES = {
 }
 
 
-@pytest.fixture
-def world(tmp_path):
-    return World(tmp_path)
-
-
-@pytest.fixture
-def harness(tmp_path):
-    harness = Harness(tmp_path / "faults.sock")
-    yield harness
-    harness.close()
-
-
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 @pytest.mark.parametrize("step", STEPS)
-def test_a_worker_killed_at_any_step_loses_and_repeats_nothing(world, harness, step, source):
+def test_a_worker_killed_at_any_step_loses_and_repeats_nothing(
+    world, harness, held_launcher, step, source
+):
     spec = world.spec(source=source, transforms=("upper",))
-    launcher = SpawnLauncher(worker_argv(), environment=harness.environment)
     harness.kill_at = (step, 1 if source.get("resumable") is False else 3)
 
-    killed = run_foreground(world.request(spec, attempt=1), launcher=launcher)
+    killed = run_foreground(world.request(spec, attempt=1), launcher=held_launcher)
 
     assert harness.killed.is_set()
     assert killed.exit_code == -9
@@ -50,7 +37,7 @@ def test_a_worker_killed_at_any_step_loses_and_repeats_nothing(world, harness, s
         assert max(world.acked_ids(), default=0) <= world.committed_id()
         assert all(i > world.committed_id() or i in _ids(world) for i in range(1, 51))
 
-    healed = run_foreground(world.request(spec, attempt=2), launcher=launcher)
+    healed = run_foreground(world.request(spec, attempt=2), launcher=held_launcher)
 
     assert healed.problem is None
     assert healed.state is PipelineState.FINISHED
@@ -60,14 +47,15 @@ def test_a_worker_killed_at_any_step_loses_and_repeats_nothing(world, harness, s
         assert world.acked_ids() == sorted(world.acked_ids())
 
 
-def test_a_worker_killed_again_and_again_still_delivers_each_row_once(world, harness):
+def test_a_worker_killed_again_and_again_still_delivers_each_row_once(
+    world, harness, held_launcher
+):
     spec = world.spec(source={"prunes": True})
-    launcher = SpawnLauncher(worker_argv(), environment=harness.environment)
     for attempt, step in enumerate(STEPS, start=1):
         harness.kill_at = (step, 1)
-        run_foreground(world.request(spec, attempt=attempt), launcher=launcher)
+        run_foreground(world.request(spec, attempt=attempt), launcher=held_launcher)
 
-    outcome = run_foreground(world.request(spec, attempt=99), launcher=launcher)
+    outcome = run_foreground(world.request(spec, attempt=99), launcher=held_launcher)
 
     assert outcome.state is PipelineState.FINISHED
     assert world.arrived() == world.made

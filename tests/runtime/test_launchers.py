@@ -38,11 +38,6 @@ def zygote():
     made.close()
 
 
-@pytest.fixture
-def world(tmp_path):
-    return World(tmp_path)
-
-
 def messages(worker):
     with os.fdopen(os.dup(worker.out_fd), "rb") as pipe:
         for line in pipe:
@@ -64,7 +59,7 @@ def until_committed(worker, rows):
 def test_a_worker_runs_talks_and_ends_with_its_code(launcher, world):
     worker = launcher.start(world.request())
     said = list(messages(worker))
-    assert worker.wait(10) == WorkerExit.DONE
+    assert [worker.wait(10), worker.wait(0)] == [WorkerExit.DONE, WorkerExit.DONE]
     assert said[-1].type == "exit"
     assert world.arrived() == world.made
     worker.close()
@@ -86,6 +81,7 @@ def test_a_killed_worker_is_reported_with_its_signal(launcher, world):
     assert worker.wait(10) == -signal.SIGKILL
     worker.kill()
     worker.close()
+    assert worker.wait(0) == -signal.SIGKILL
 
 
 def test_closing_the_host_ends_ends_the_worker(launcher, world):

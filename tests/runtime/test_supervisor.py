@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
-from runtime_fakes import World, worker_argv
+from runtime_fakes import endless
 
 from mycelial.kernel.clock import SystemClock
 from mycelial.kernel.entropy import seeded_rng
@@ -16,22 +17,35 @@ from mycelial.kernel.errors import OperationFailed
 from mycelial.kernel.ports import NullLog
 from mycelial.runtime.attempt import read_attempt
 from mycelial.runtime.ports import WorkerPolicy, WorkerRequest
-from mycelial.runtime.spawn import SpawnLauncher
 from mycelial.runtime.supervised import Memory, directory_of
 from mycelial.runtime.supervisor import CRASH_FIRST_SECONDS, Supervisor
-from mycelial.schemas.desired import Schedule
 from mycelial.schemas.wire import Fence, Truth
 from mycelial.schemas.wire import PipelineState as S
+
+
+class Watched:
+    """A launcher that is not closed with its supervisor, and knows whom it started."""
+
+    def __init__(self, launcher):
+        self.launcher, self.started = launcher, []
+
+    def start(self, request):
+        self.started.append(self.launcher.start(request))
+        return self.started[-1]
+
+    def close(self):
+        pass
 
 
 class Machine:
     """A supervisor, running, and a way to wait for what it reports."""
 
-    def __init__(self, state_dir):
+    def __init__(self, state_dir, launcher):
         self.state_dir = state_dir
         self.changed = asyncio.Event()
+        self.launcher = Watched(launcher)
         self.supervisor = Supervisor(
-            launcher=SpawnLauncher(worker_argv()),
+            launcher=self.launcher,
             state_dir=state_dir,
             clock=SystemClock(),
             rng=seeded_rng(1),
@@ -49,10 +63,8 @@ class Machine:
             await self.task
 
     async def start(self, spec, **fields):
-        fields = {"name": "copy", "generation": 1, "epoch": 1, **fields}
-        await self.supervisor.start(
-            spec=spec, secrets=lambda _: {}, policy=WorkerPolicy(), **fields
-        )
+        fields = {"name": "copy", "generation": 1, "epoch": 1, "policy": WorkerPolicy(), **fields}
+        await self.supervisor.start(spec=spec, secrets=lambda _: {}, **fields)
 
     async def until(self, wanted):
         async with asyncio.timeout(20):
@@ -65,30 +77,20 @@ class Machine:
 
 
 @pytest.fixture
-def world(tmp_path):
-    return World(tmp_path)
+def run(launcher):
+    """Run a story beside a supervisor on the world's state, and return what it returns."""
+
+    def play(world, story):
+        async def main():
+            async with Machine(world.state, launcher) as machine:
+                return await story(machine)
+
+        return asyncio.run(main())
+
+    return play
 
 
-def endless(world):
-    return world.spec(source={"endless": True}, schedule=Schedule("continuous"))
-
-
-def run(world, story):
-    async def main():
-        async with Machine(world.state) as machine:
-            return await story(machine)
-
-    return asyncio.run(main())
-
-
-def worker_pids(world):
-    out = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout
-    return [
-        int(x.split()[0]) for x in out.splitlines() if "runtime_fakes.py" in x and "ps" not in x
-    ]
-
-
-def test_a_pipeline_runs_and_is_reported(world):
+def test_a_pipeline_runs_and_is_reported(world, run):
     async def story(m):
         await m.start(world.spec(), generation=3, epoch=2)
         return await m.until(lambda s: s.state is S.FINISHED)
@@ -106,7 +108,7 @@ def test_a_pipeline_runs_and_is_reported(world):
     assert world.arrived() == world.made
 
 
-def test_a_crashed_worker_is_started_again_with_a_higher_attempt(world):
+def test_a_crashed_worker_is_started_again_with_a_higher_attempt(world, run):
     async def story(m):
         await m.start(endless(world))
         await m.until(lambda s: s.counters.rows_committed == 50)
@@ -140,7 +142,7 @@ def test_crashes_between_which_rows_got_through_do_not_add_up(world, run):
     assert len(delays) == 6
 
 
-def test_drain_stop_and_forget(world):
+def test_drain_stop_and_forget(world, run):
     async def story(m):
         spec = endless(world)
         await m.start(spec)
@@ -168,7 +170,7 @@ def test_drain_stop_and_forget(world):
     assert left == {}
 
 
-def test_a_finished_once_pipeline_stays_finished_over_a_restart_of_the_daemon(world):
+def test_a_finished_once_pipeline_stays_finished_over_a_restart_of_the_daemon(world, run):
     spec = world.spec(source={"snapshot": True})
 
     async def story(m):
@@ -193,7 +195,7 @@ def test_a_finished_once_pipeline_stays_finished_over_a_restart_of_the_daemon(wo
     assert world.arrived() == world.made + world.made
 
 
-def test_jobs_answer_beside_a_running_pipeline(world):
+def test_jobs_answer_beside_a_running_pipeline(world, run):
     async def story(m):
         spec = endless(world)
         await m.start(spec)
@@ -213,7 +215,7 @@ def test_jobs_answer_beside_a_running_pipeline(world):
     assert world.arrived()[(41, "v41")] == 2
 
 
-def test_a_probe_of_an_unknown_pipeline_leaves_nothing(world):
+def test_a_probe_of_an_unknown_pipeline_leaves_nothing(world, run):
     async def story(m):
         await m.supervisor.job(WorkerRequest("probe", world.spec(), Fence(1, 0), ""), 20.0)
 
@@ -221,16 +223,18 @@ def test_a_probe_of_an_unknown_pipeline_leaves_nothing(world):
     assert list((world.state / "pipelines").iterdir()) == []
 
 
-def test_a_job_that_takes_too_long_is_ended(world):
+def test_a_job_that_takes_too_long_is_ended(world, run):
     async def story(m):
+        spec = world.spec(source={"hang": True})
         with pytest.raises(OperationFailed, match="MYC-RUN-065"):
-            await m.supervisor.job(WorkerRequest("probe", world.spec(), Fence(1, 0), ""), 0.01)
+            await m.supervisor.job(WorkerRequest("probe", spec, Fence(1, 0), ""), 0.2)
+        return m.launcher.started
 
-    run(world, story)
-    assert worker_pids(world) == []
+    (worker,) = run(world, story)
+    assert worker.wait(10) == -signal.SIGKILL
 
 
-def test_no_worker_outlives_the_supervisor(world):
+def test_no_worker_outlives_the_supervisor(world, run):
     async def story(m):
         await m.start(endless(world))
         status = await m.until(lambda s: s.counters.rows_committed == 50)
@@ -241,7 +245,7 @@ def test_no_worker_outlives_the_supervisor(world):
         os.kill(pid, 0)
 
 
-def test_adopting_changes_labels_only(world):
+def test_adopting_changes_labels_only(world, run):
     async def story(m):
         spec = endless(world)
         await m.start(spec)

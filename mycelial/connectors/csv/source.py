@@ -15,7 +15,7 @@ from mycelial.connectors.csv.records import Dialect, cut
 from mycelial.kernel.canonical import digest, short
 from mycelial.kernel.files import write_durable
 from mycelial.sdk.envelope import SourcePlan, StreamSchema
-from mycelial.sdk.errors import Permanent
+from mycelial.sdk.errors import NotYet, Permanent
 from mycelial.sdk.kit.arrowtypes import parse_type, stream_schema
 from mycelial.sdk.kit.files import FilesSource, FoundFile, Place, list_files
 from mycelial.sdk.plugin import Context
@@ -190,7 +190,7 @@ class CsvSource(FilesSource):
                 return held
             names = self._first_names(files)
         elif not declared:
-            raise Permanent(
+            raise NotYet(
                 "MYC-CSV-009",
                 f"no file matches {self._settings.path} yet, so its columns are not known",
                 fix="put a first file there, or declare all `columns`",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from mycelial.kernel.secret import Secret
-from mycelial.sdk.errors import Permanent, PluginError, Transient
+from mycelial.sdk.errors import NotYet, Permanent, PluginError, Transient
 from mycelial.sdk.kit.adbc import Session, Translate
 
 if TYPE_CHECKING:
@@ -111,10 +112,10 @@ _BY_STATE: tuple[tuple[str, type[PluginError], str, str], ...] = (
     ("40", Transient, "MYC-PG-015", ""),
     ("55P03", Transient, "MYC-PG-015", ""),
     ("28", Permanent, "MYC-PG-020", "check user, password and pg_hba.conf"),
-    ("3D", Permanent, "MYC-PG-021", "check `database`"),
+    ("3D", NotYet, "MYC-PG-021", "check `database`"),
     ("42501", Permanent, "MYC-PG-022", "GRANT what is missing to the role"),
-    ("42P01", Permanent, "MYC-PG-023", "check `table`, its schema and spelling"),
-    ("3F", Permanent, "MYC-PG-023", "create the schema, or check its spelling"),
+    ("42P01", NotYet, "MYC-PG-023", "check `table`, its schema and spelling"),
+    ("3F", NotYet, "MYC-PG-023", "create the schema, or check its spelling"),
     ("42703", Permanent, "MYC-PG-024", "check the column's spelling, or plan again"),
     ("42", Permanent, "MYC-PG-025", "check `query`"),
     ("23", Permanent, "MYC-PG-026", _RULES),
@@ -137,9 +138,14 @@ _BY_TEXT: tuple[tuple[str, type[PluginError], str, str], ...] = (
 )
 
 
+_ABSENT = re.compile(r'(?:database|relation|schema) "[^"]*" does not exist')
+
+
 def classify(text: str, sqlstate: str, where: str) -> PluginError:
     """Return the error for a server's message. Without a code or known words, it is the network."""
     what = f"{text} (at {where}{f', SQLSTATE {sqlstate}' if sqlstate else ''})"
+    if not sqlstate and _ABSENT.search(text):  # a failed connection has no SQLSTATE
+        return NotYet("MYC-PG-021", what, fix="create it, or check the name's spelling")
     table = _BY_STATE if sqlstate else _BY_TEXT
     for mark, kind, code, fix in table:
         if sqlstate.startswith(mark) if sqlstate else mark in text:

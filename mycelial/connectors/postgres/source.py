@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mycelial.connectors.postgres import catalog
 from mycelial.connectors.postgres.connection import connect
 from mycelial.sdk.envelope import Column, Envelope, Part, Position, SourcePlan
-from mycelial.sdk.errors import Permanent
+from mycelial.sdk.errors import NotYet, Permanent
 from mycelial.sdk.kit import cursor as cursors
 from mycelial.sdk.kit.adbc import Session
 from mycelial.sdk.kit.sql import Dialect, parse_table, quote_name, quote_text
@@ -93,7 +93,7 @@ class PostgresSource:
             table = parse_table(config.table)
             found = catalog.table_columns(session, table)
             if not found:
-                raise Permanent(
+                raise NotYet(
                     "MYC-PG-023", f"there is no table {table}", fix="check `table` and its schema"
                 )
             origin, stream = table.quoted, table.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
-from mycelial.sdk.errors import Permanent, PluginError, Transient
+from mycelial.sdk.errors import NotYet, Permanent, PluginError, Transient
 from mycelial.sdk.kit.adbc import Session
 from mycelial.sdk.kit.sql import TableName, parse_table
 
@@ -17,7 +17,9 @@ def connect(path: Path | None, *, write: bool, lock_timeout_seconds: float) -> S
     if path is None:
         return Session({"driver": _driver_path(), "uri": ":memory:"}, _nowhere)
     if not write and not path.exists():
-        raise Permanent("MYC-SQLITE-020", f"there is no file {path}", fix="check `path`")
+        raise NotYet("MYC-SQLITE-020", f"there is no file {path}", fix="check `path`")
+    if not path.parent.is_dir():
+        raise NotYet("MYC-SQLITE-020", f"there is no folder {path.parent}", fix="create it")
     is_new = write and not path.exists()
     # Rows inserted through one URI spelling or another are the same file: `path` is absolute.
     uri = f"file:{quote(path.as_posix())}?mode={'rwc' if write else 'ro'}"
@@ -71,7 +73,7 @@ _BY_TEXT: tuple[tuple[str, type[PluginError], str, str], ...] = (
     ("readonly database", Permanent, "MYC-SQLITE-022", "give write permission to file and folder"),
     ("not a database", Permanent, "MYC-SQLITE-023", "check `path`: the file is no SQLite database"),
     ("malformed", Permanent, "MYC-SQLITE-023", "restore the file, or try `.recover`"),
-    ("no such table", Permanent, "MYC-SQLITE-024", "check `table`"),
+    ("no such table", NotYet, "MYC-SQLITE-024", "check `table`"),
     ("no such column", Permanent, "MYC-SQLITE-025", "check the column's spelling, or plan again"),
     ("constraint failed", Permanent, "MYC-SQLITE-026", _RULES),
     ("Type mismatch in column", Permanent, "MYC-SQLITE-030", "declare the column's type"),

@@ -11,7 +11,7 @@ from mycelial.connectors.sqlite import catalog
 from mycelial.connectors.sqlite.connection import connect, main_table
 from mycelial.connectors.sqlite.reading import SAMPLES, Selection, select_as, type_from_classes
 from mycelial.sdk.envelope import Column, Envelope, Part, Position, SourcePlan
-from mycelial.sdk.errors import Permanent, PluginError
+from mycelial.sdk.errors import NotYet, Permanent, PluginError
 from mycelial.sdk.kit import cursor as cursors
 from mycelial.sdk.kit.adbc import Session
 from mycelial.sdk.kit.sql import Dialect, quote_name, quote_text
@@ -111,7 +111,7 @@ class SqliteSource:
             table = main_table(config.table)
             shape = catalog.look_at_table(session, table)
             if shape is None:
-                raise Permanent(
+                raise NotYet(
                     "MYC-SQLITE-024", f"there is no table {table} in {config.path}",
                     fix="check `table` and `path`",
                 )  # fmt: skip

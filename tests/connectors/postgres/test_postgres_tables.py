@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from mycelial.connectors.postgres import PLUGIN
-from mycelial.connectors.postgres.connection import connect
+from mycelial.connectors.postgres.connection import classify, connect
 from mycelial.sdk.envelope import BarrierKind, FenceToken, Position
 from mycelial.sdk.errors import (
     Ambiguous,
     CheckpointRegressed,
     Fenced,
     Interrupted,
+    NotYet,
     Permanent,
     Transient,
 )
@@ -640,9 +641,25 @@ def test_a_wrong_password_is_not_shown(ctx: FakeContext, pg: Any) -> None:
 
 
 def test_a_missing_table_names_itself(ctx: FakeContext, pg: Any) -> None:
-    with pytest.raises(Permanent, match="nowhere") as caught:
+    with pytest.raises(NotYet, match="nowhere") as caught:
         source(pg, table="nowhere").plan(ctx)
     assert caught.value.problem.code == "MYC-PG-023"
+
+
+@pytest.mark.parametrize(
+    ("text", "sqlstate", "may_come"),
+    [
+        pytest.param('database "x" does not exist', "", True, id="database"),
+        pytest.param('relation "x" does not exist', "42P01", True, id="table"),
+        pytest.param('schema "x" does not exist', "3F000", True, id="schema"),
+        pytest.param('role "x" does not exist', "", False, id="role"),
+        pytest.param('column "x" does not exist', "42703", False, id="column"),
+        pytest.param('column "x" does not exist', "", False, id="column, no state"),
+    ],
+)
+def test_what_is_not_there_may_still_come(text: str, sqlstate: str, may_come: bool) -> None:
+    assert isinstance(classify(text, sqlstate, "here"), NotYet) == may_come
+    assert may_come or isinstance(classify(text, sqlstate, "here"), Permanent)
 
 
 def test_set_position_stores_without_rows(ctx: FakeContext, ab: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from mycelial.connectors.sqlite import PLUGIN
 from mycelial.connectors.sqlite.connection import connect
 from mycelial.sdk.envelope import Column, Envelope, FenceToken, Position, StreamSchema
-from mycelial.sdk.errors import Fenced, Interrupted, LossyType, Permanent, Transient
+from mycelial.sdk.errors import Fenced, Interrupted, LossyType, NotYet, Permanent, Transient
 from mycelial.sdk.plugin import Limits
 from table_harness import PART, Engine, FakeContext, build, checkpoint, units
 
@@ -472,8 +472,6 @@ def test_interrupt_ends_a_read(ctx: FakeContext, ab: tuple[File, File]) -> None:
 @pytest.mark.parametrize(
     ("config", "code"),
     [
-        ({"path": "none.db", "table": "a"}, "MYC-SQLITE-020"),
-        ({"table": "nowhere"}, "MYC-SQLITE-024"),
         ({"table": "a", "cursor": "nope"}, "MYC-SQLITE-025"),
         ({"query": "selekt"}, "MYC-SQLITE-027"),
         ({"table": "x.y"}, "MYC-SQLITE-021"),
@@ -481,6 +479,24 @@ def test_interrupt_ends_a_read(ctx: FakeContext, ab: tuple[File, File]) -> None:
 )
 def test_mistakes_are_named(ctx: FakeContext, ab: Any, config: dict, code: str) -> None:
     with pytest.raises(Permanent) as caught:
+        source(**config).plan(ctx)
+    assert caught.value.problem.code == code
+    assert caught.value.problem.fix
+
+
+@pytest.mark.parametrize(
+    ("config", "code"),
+    [
+        pytest.param({"path": "none.db", "table": "a"}, "MYC-SQLITE-020", id="file"),
+        pytest.param({"path": "no/folder/x.db", "table": "a"}, "MYC-SQLITE-020", id="folder"),
+        pytest.param({"table": "nowhere"}, "MYC-SQLITE-024", id="table"),
+        pytest.param({"query": "select * from nowhere"}, "MYC-SQLITE-024", id="table of a query"),
+    ],
+)
+def test_what_is_not_there_may_still_come(
+    ctx: FakeContext, ab: Any, config: dict, code: str
+) -> None:
+    with pytest.raises(NotYet) as caught:
         source(**config).plan(ctx)
     assert caught.value.problem.code == code
     assert caught.value.problem.fix

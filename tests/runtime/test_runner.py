@@ -1,0 +1,27 @@
+"""The runner on a manual clock: schedules, patience, failures, idle commits."""
+
+from __future__ import annotations
+
+from runner_rig import Rig
+
+from mycelial.runtime.ports import WorkerExit
+
+
+def test_what_does_not_exist_yet_is_waited_for_and_then_read(world):
+    table = world.directory / "table"
+    spec = world.spec(source={"appears": str(table)})
+    rig = Rig(world, spec, actions=[None, None, table.touch])
+    assert rig.run() is WorkerExit.DONE
+    assert rig.voice.states[:3] == ["retrying"] * 3
+    assert rig.voice.statuses[0].error.code == "MYC-TEST-005"
+    assert rig.voice.states[-1] == "finished"
+    assert world.arrived() == world.made
+
+
+def test_in_the_foreground_what_does_not_exist_fails_at_once(world):
+    spec = world.spec(source={"appears": str(world.directory / "table")})
+    rig = Rig(world, spec, is_patient=False)
+    rig.run()
+    assert rig.voice.states[0] == "failed"
+    assert rig.voice.statuses[0].error.code == "MYC-TEST-005"
+    assert rig.voice.statuses[0].error.fix == "create it"
