@@ -209,7 +209,6 @@ def _request(options: RunOptions, chosen: _Chosen, directory: Path, clock: Clock
         policy=worker_policy(config),
         order=new_hex(),
         patient=False,
-        patient=False,
     )
 
 
