@@ -25,9 +25,9 @@ def read_attempt(path: Path) -> int:
     return int(text)
 
 
-def raise_attempt(path: Path) -> int:
+def raise_attempt(path: Path, *, at_least: int = 1) -> int:
     """Return the next number; it is on disk before this returns, so it is never given twice."""
     make_private_dir(path.parent)
-    number = read_attempt(path) + 1
+    number = max(read_attempt(path) + 1, at_least)
     write_durable(path, f"{number}\n".encode())
     return number

@@ -19,6 +19,7 @@ from typing import assert_never
 from mycelial.kernel.clock import Clock
 from mycelial.kernel.ports import Log
 from mycelial.runtime.ack import AckLedger
+from mycelial.runtime.blame import blaming
 from mycelial.runtime.context import WorkerContext
 from mycelial.runtime.faults import Faults
 from mycelial.runtime.inbox import Halted, Orders
@@ -102,7 +103,8 @@ class Session:
         """
         ports = self._ports
         ports.orders.subscribe(self._on_order)
-        held = self._destination.open(self._ctx, self._spec.scope, ports.fence)
+        with blaming("spec.destination"):
+            held = self._destination.open(self._ctx, self._spec.scope, ports.fence)
         decisions = {
             part: decide_resume(
                 part,
@@ -124,7 +126,8 @@ class Session:
         )
         self._ends_run = {part: resume.ends_run for part, resume in decisions.items()}
         ports.reporter.resumed(self._ledger.positions())
-        self._destination.migrate(self._planned.streams)
+        with blaming("spec.destination"):
+            self._destination.migrate(self._planned.streams)
         self._reader.start()
         self._expect_opened()
         for part, resume in decisions.items():
@@ -183,7 +186,7 @@ class Session:
             raise WedgedPlugin("the source does not return from a call it was asked to leave")
 
     def _remembered(self, part: Part) -> Remembered | None:
-        entry = self._ports.journal.latest.get(part)
+        entry = self._ports.journal.latest.get((self._spec.scope, part))
         if entry is None:
             return None
         return Remembered(entry.seq, entry.position, entry.rows, entry.ends_run)
@@ -192,9 +195,7 @@ class Session:
         """Write down an adopted position, and say aloud whatever was not plain agreement."""
         reporter = self._ports.reporter
         if resume.kind is ResumeKind.ADOPT and resume.position is not None:
-            self._ports.journal.append(
-                Entry(part, resume.seq, resume.position, self._ports.fence, 0, resume.ends_run)
-            )
+            self._append(part, resume.seq, resume.position, 0, resume.ends_run)
             reporter.event("CheckpointAdopted", f"part {part}: {resume.why}")
         elif resume.kind is ResumeKind.REPLAY:
             reporter.event(
@@ -229,11 +230,12 @@ class Session:
         self._ports.reporter.read(item.rows_read)
         if envelope.batch is not None or envelope.barrier is not None:
             self._is_staged = True
-            rejects = self._destination.write(envelope)
-            self._ports.faults.step("write")
-            if rejects:
-                self._ports.reporter.rejected(len(rejects))
-                raise rejected(envelope, rejects, by="the destination")
+            with blaming("spec.destination"):
+                rejects = self._destination.write(envelope)
+                self._ports.faults.step("write")
+                if rejects:
+                    self._ports.reporter.rejected(len(rejects))
+                    raise rejected(envelope, rejects, by="the destination")
             if envelope.event_time is not None:
                 self._event_time = envelope.event_time
         unit = grown(
@@ -284,9 +286,10 @@ class Session:
     def _change_schema(self, item: Item) -> None:
         """Plan again downstream; a lossy result stops here with the position unmoved."""
         streams = item.streams or ()
-        plan = self._destination.plan(self._ctx, streams)
-        require_lossless(self._spec, plan)
-        self._destination.migrate(streams)
+        with blaming("spec.destination"):
+            plan = self._destination.plan(self._ctx, streams)
+            require_lossless(self._spec, plan)
+            self._destination.migrate(streams)
         self._ports.reporter.event("SchemaChanged", f"the shape of {item.envelope.stream} changed")
 
     def _commit_idle(self, *, force: bool) -> None:
@@ -321,11 +324,12 @@ class Session:
         ):  # no interrupt from here on: it could make the outcome unknown
             if ports.orders.halt is not None:
                 raise Halted(ports.orders.halt)
-            receipt = self._destination.commit(checkpoint)
+            with blaming("spec.destination"):
+                receipt = self._destination.commit(checkpoint)
         self._unit, self._is_staged = None, False
         ports.faults.step("after_commit")
         self._ledger.committed(checkpoint, receipt)
-        self._append(Entry(part, checkpoint.seq, position, ports.fence, unit.rows, unit.ends_run))
+        self._append(part, checkpoint.seq, position, unit.rows, unit.ends_run)
         self._ledger.journaled(part, checkpoint.seq)
         ports.faults.step("journal")
         self._source.durable(part, position)  # I1: only now may the source forget
@@ -338,7 +342,8 @@ class Session:
             unit.rows, receipt.bytes or unit.bytes, self._ledger.positions(), self._event_time
         )
 
-    def _append(self, entry: Entry) -> None:
+    def _append(self, part: Part, seq: int, position: Position, rows: int, ends_run: bool) -> None:
+        entry = Entry(self._spec.scope, part, seq, position, self._ports.fence, rows, ends_run)
         try:
             self._ports.journal.append(entry)
         except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mycelial.runtime.blame import blaming
 from mycelial.runtime.guarantee import Guarantee, guarantee_of, require_wish
 from mycelial.schemas.desired import PipelineSpec
 from mycelial.schemas.wire import LivePlan, LivePlanColumn, spec_hash_of
@@ -62,16 +63,19 @@ def plan_streams(
     transforms: tuple[Transform, ...], streams: tuple[StreamSchema, ...]
 ) -> tuple[StreamSchema, ...]:
     """Return the shapes after all transforms."""
-    for transform in transforms:
-        streams = transform.plan(streams)
+    for index, transform in enumerate(transforms):
+        with blaming(f"spec.transforms[{index}]"):
+            streams = transform.plan(streams)
     return streams
 
 
 def make_plan(ctx: Context, spec: PipelineSpec, parts: Parts, *, now: float) -> Planned:
     """Look at both ends. Changes nothing. Raises: what the plugins raise."""
-    source = parts.source.plan(ctx)
+    with blaming("spec.source"):
+        source = parts.source.plan(ctx)
     streams = plan_streams(parts.transforms, source.streams)
-    destination = parts.destination.plan(ctx, streams)
+    with blaming("spec.destination"):
+        destination = parts.destination.plan(ctx, streams)
     determinism = tuple(transform.determinism for transform in parts.transforms)
     guarantee = guarantee_of(source, determinism, destination)
     live = LivePlan(
@@ -101,8 +105,10 @@ def require_runnable(spec: PipelineSpec, planned: Planned) -> None:
 
     Raises: Permanent (guarantee), LossyType.
     """
-    require_wish(planned.guarantee, spec.delivery.guarantee)
-    require_lossless(spec, planned.destination)
+    with blaming("spec.delivery.guarantee"):
+        require_wish(planned.guarantee, spec.delivery.guarantee)
+    with blaming("spec.destination"):
+        require_lossless(spec, planned.destination)
 
 
 def require_lossless(spec: PipelineSpec, plan: DestinationPlan) -> None:

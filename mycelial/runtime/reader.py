@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from mycelial.kernel.clock import Clock
 from mycelial.kernel.ports import Log
+from mycelial.runtime.blame import blaming
 from mycelial.runtime.faults import Faults
 from mycelial.runtime.plan import Parts, Planned, plan_streams
 from mycelial.runtime.queue import ByteQueue, QueueClosed
@@ -113,11 +114,13 @@ class Reader:
 
     def _run(self) -> None:
         try:
-            self._source.open(self._ctx)
+            with blaming("spec.source"):
+                self._source.open(self._ctx)
             self._chain.open(self._ctx)
             self._out.put(Opened(), 0)
             while (resume := self._orders.get()) is not None:
-                self._read_all(resume)
+                with blaming("spec.source"):
+                    self._read_all(resume)
                 self._out.put(BeatEnd(not self._finishing), 0)
         except QueueClosed:
             pass
@@ -254,8 +257,9 @@ class Chain:
         if envelope.barrier is BarrierKind.SCHEMA and envelope.schema is not None:
             envelope = self._reshape(envelope, envelope.schema)
         group = [envelope]
-        for transform in self._transforms:
-            group = [made for item in group for made in self._step(transform, item)]
+        for index, transform in enumerate(self._transforms):
+            with blaming(f"spec.transforms[{index}]"):
+                group = [made for item in group for made in self._step(transform, item)]
         if not group:
             return [replace(envelope, batch=None, barrier=None, schema=None, nbytes=0)]
         group = [_measured(item) for item in group]

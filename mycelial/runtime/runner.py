@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mycelial.kernel.entropy import Rng
-from mycelial.kernel.errors import MycelialError
+from mycelial.kernel.errors import MycelialError, Problem
 from mycelial.runtime import beats
+from mycelial.runtime.blame import meaning
 from mycelial.runtime.context import require_connectors
 from mycelial.runtime.engine import Ports, Session, WedgedPlugin, require_supported
 from mycelial.runtime.inbox import Halted
@@ -231,12 +232,14 @@ class Runner:
         return begun
 
     def _classify(self, error: Exception) -> PluginError:
+        if isinstance(error, OSError):
+            error = meaning(error) or error
         if isinstance(error, NotYet) and not self._run.is_patient:
-            return Permanent(error.problem.code, error.problem.what, fix=error.problem.fix)
+            return _for_good(error.problem)
         if isinstance(error, PluginError):
             return error
         if isinstance(error, MycelialError):
-            return Permanent(error.code, error.problem.what, fix=error.problem.fix)
+            return _for_good(error.problem)
         report = "".join(traceback.format_exception(error))[-8000:]
         self._ports.log.error("unexpected exception", report=report)
         return Permanent(
@@ -256,6 +259,9 @@ class Runner:
         self._units_before = ports.reporter.units
         told = failure.retry_after_seconds if isinstance(failure, Throttled) else None
         patience = self._spec.retry.up_to_seconds
+        if not self._run.is_patient and self._trouble.is_stalled(clock.monotonic(), patience):
+            self._wait_failed(failure)  # somebody waits for an answer
+            return
         delay = next_delay(
             self._trouble,
             self._run.rng,
@@ -308,3 +314,10 @@ class Runner:
         self._ports.reporter.transition(state)
         halt = self._ports.orders.halt
         return WorkerExit.HOST_GONE if halt == "host-gone" else WorkerExit.DONE
+
+
+def _for_good(problem: Problem) -> Permanent:
+    """Return the failure that ends a pipeline, with all that is known of it."""
+    failure = Permanent(problem.code, problem.what, fix=problem.fix)
+    failure.problem = problem
+    return failure
