@@ -390,9 +390,10 @@ class _Compiler:
     def _warn_about_placements(
         self, workflows: Mapping[str, DesiredWorkflow], declared: Mapping[str, DesiredDaemon]
     ) -> None:
-        if self.daemons is None:
+        if self.daemons is None and not declared:
             return
-        known = {name: dict(labels) for name, labels in self.daemons.items()}
+        is_offline = self.daemons is None
+        known = {name: dict(labels) for name, labels in (self.daemons or {}).items()}
         for name, daemon in declared.items():
             known.setdefault(name, {}).update(daemon.labels)
         memo: dict[str, bool] = {}
@@ -400,7 +401,7 @@ class _Compiler:
             place = workflow.placement
             file, found = self.objects[f"Workflow/{workflow.name}"]
             if place.mode is PlacementMode.NAMED:
-                if place.daemon not in known:
+                if place.daemon not in known and not is_offline:
                     what = f'daemon "{place.daemon}" has not joined'
                     fix = nearest(place.daemon, known) + f"Known daemons: {_some(sorted(known))}"
                     self._warn("MYC-REF-017", what, fix, (file, found), "spec.daemon")
@@ -411,8 +412,9 @@ class _Compiler:
                 )
             if not memo[place.selector]:
                 labels = sorted({f"{k}={v}" for each in known.values() for k, v in each.items()})
-                what = f'no daemon matches the selector "{place.selector}"'
-                fix = f"labels that exist: {_some(labels)}"
+                whose = "Daemon in these files" if is_offline else "daemon"
+                what = f'no {whose} matches the selector "{place.selector}"'
+                fix = nearest(place.selector, labels) + f"Labels that exist: {_some(labels)}"
                 self._warn("MYC-REF-009", what, fix, (file, found), "spec.selector")
 
     def _error(
