@@ -5,6 +5,8 @@ Every failure arrives as the error class the control plane raised: exit codes su
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -57,8 +59,10 @@ from mycelial.schemas.views import (  # noqa: E402
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 30.0
+LOOKING_SECONDS = 10.0  # nothing is compiled or asked of daemons: a silent answer is a dead one
 LONG_POLL_SECONDS = 30.0
 
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 _BY_NAME: dict[str, type[MycelialError]] = {
     "StalePlan": StalePlan,
     "Conflict": Conflict,
@@ -276,9 +280,8 @@ class Client:
         return tuple(_decoded(cls, item) for item in items)
 
     def _call(self, method: str, path: str, body: Any, query: Mapping[str, Any]) -> Any:
-        timeout = httpx.Timeout(
-            self._timeout_seconds + float(query.get("wait", 0) or 0), connect=10.0
-        )
+        patience = min(self._timeout_seconds, LOOKING_SECONDS if method == "GET" else math.inf)
+        timeout = httpx.Timeout(patience + float(query.get("wait", 0) or 0), connect=10.0)
         try:
             response = self._http.request(
                 method,
@@ -305,7 +308,7 @@ class Client:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return _ERRNO.sub("", str(error)) or type(error).__name__
 
 
 def _part(text: str) -> str:
