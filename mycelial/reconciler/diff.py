@@ -13,6 +13,7 @@ from typing import Any
 
 from mycelial.schemas.codec import encode
 from mycelial.schemas.desired import PipelineSpec
+from mycelial.schemas.identity import DESTINATION_IDENTITY, SOURCE_IDENTITY
 from mycelial.schemas.plan import Effect, FieldChange
 
 _SEVERITY = {effect: rank for rank, effect in enumerate(Effect)}  # Effect lists the mildest first
@@ -28,17 +29,6 @@ class Rule:
     reason: str
 
 
-# Configuration keys that say *which* data is meant, whatever the plugin.
-_WHERE: tuple[str, ...] = (
-    *("url", "host", "port", "database", "schema", "table", "path", "connection", "bucket"),
-    *("prefix", "topic", "queue", "stream", "sheet", "key", "mode"),
-)
-_SOURCE_IDENTITY: tuple[str, ...] = (
-    *(*_WHERE, "paths", "glob", "tables", "view", "query", "cursor", "cursor_column"),
-    *("publication", "slot"),
-)
-_DESTINATION_IDENTITY: tuple[str, ...] = (*_WHERE, "format", "partition_by")
-
 # First match wins. Whatever no rule names restarts the pipeline from its checkpoint: that is
 # always correct, while "in place" has to be earned by needing no new worker at all.
 RULES: tuple[Rule, ...] = (
@@ -49,7 +39,7 @@ RULES: tuple[Rule, ...] = (
     Rule("source.endpoint", Effect.RESNAPSHOT, "the source is another endpoint"),
     *(
         Rule(f"source.config.{key}{rest}", Effect.RESNAPSHOT, f"the source's {key} changes")
-        for key in _SOURCE_IDENTITY
+        for key in SOURCE_IDENTITY
         for rest in ("", ".**")
     ),
     Rule("destination.plugin", Effect.RESNAPSHOT, "the destination is of another kind"),
@@ -60,7 +50,7 @@ RULES: tuple[Rule, ...] = (
             Effect.RESNAPSHOT,
             f"the destination's {key} changes, and what it names holds none of the rows",
         )
-        for key in _DESTINATION_IDENTITY
+        for key in DESTINATION_IDENTITY
         for rest in ("", ".**")
     ),
     Rule("transforms**", Effect.RESTART, "transforms change; rows already delivered keep theirs"),
@@ -69,8 +59,14 @@ RULES: tuple[Rule, ...] = (
 
 
 def diff_specs(before: PipelineSpec, after: PipelineSpec) -> tuple[FieldChange, ...]:
-    """Return the leaves that differ, ordered by path; empty for equal specs."""
-    return diff_values(encode(before), encode(after))
+    """Return the leaves that differ, ordered by path; empty for equal specs.
+
+    The scope follows the identity of both ends: it is named only where it changes alone.
+    """
+    changes = diff_values(encode(before), encode(after))
+    rest = tuple(change for change in changes if change.path != "scope")
+    is_told = classify(rest).effect is Effect.RESNAPSHOT
+    return rest if is_told else changes
 
 
 def diff_values(before: Any, after: Any, path: str = "") -> tuple[FieldChange, ...]:

@@ -1,7 +1,9 @@
-"""The local journal: the last committed position of every part, one fsynced line per unit.
+"""The local journal: the last committed position of every scope and part, a line per unit.
 
-`<crc32 as 8 hex digits> <JSON>\\n`. The last line of a part counts. A torn last line (a power cut
-while appending) is cut off; a broken line elsewhere means that the file cannot be trusted.
+`<crc32 as 8 hex digits> <JSON>\\n`. The last line of a scope's part counts: a workflow that reads
+another table has another scope, and finds its way back when the change is reverted. A torn last
+line (a power cut while appending) is cut off; a broken line elsewhere means that the file cannot
+be trusted.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ COMPACT_AFTER_LINES = 4096
 class Entry:
     """One committed unit."""
 
+    scope: str
     part: Part
     seq: int
     position: Position
@@ -42,7 +45,7 @@ class Journal:
         data = path.read_bytes() if path.exists() else b""
         entries, good = parse(data)
         self._lines = len(entries)
-        self._latest = {entry.part: entry for entry in entries}
+        self._latest = {(entry.scope, entry.part): entry for entry in entries}
         is_new = not path.exists()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         if good < len(data):
@@ -52,8 +55,8 @@ class Journal:
             fsync_dir(path.parent)
 
     @property
-    def latest(self) -> Mapping[Part, Entry]:
-        """The last entry of each part."""
+    def latest(self) -> Mapping[tuple[str, Part], Entry]:
+        """The last entry of each scope and part."""
         return self._latest
 
     def append(self, entry: Entry) -> None:
@@ -71,7 +74,7 @@ class Journal:
             os.ftruncate(self._fd, before)  # half a line in the middle would poison the file
             raise
         self._lines += 1
-        self._latest[entry.part] = entry
+        self._latest[entry.scope, entry.part] = entry
 
     def close(self) -> None:
         """Close the file."""
@@ -97,6 +100,7 @@ def quarantine(path: Path) -> Path:
 def render(entry: Entry) -> bytes:
     """Return the line of an entry."""
     fields = [
+        entry.scope,
         entry.part,
         entry.seq,
         entry.position,
@@ -138,12 +142,11 @@ def _parse_line(line: bytes) -> Entry | None:
     try:
         if int(checksum, 16) != zlib.crc32(body):
             return None
-        part, seq, position, epoch, attempt, rows, ends_run = json.loads(body)
+        scope, part, seq, position, epoch, attempt, rows, ends_run = json.loads(body)
     except ValueError:
         return None
-    return Entry(
-        Part(part), seq, Position(position), FenceToken(epoch, attempt), rows, bool(ends_run)
-    )
+    fence = FenceToken(epoch, attempt)
+    return Entry(scope, Part(part), seq, Position(position), fence, rows, bool(ends_run))
 
 
 def _sync(fd: int) -> None:

@@ -153,12 +153,12 @@ class Worker:
         journal = self._open_journal()
         try:
             held = destination.open(self._ctx, request.spec.scope, self._fence).get(part)
-            entry = journal.latest.get(part)
+            entry = journal.latest.get((request.spec.scope, part))
             seq = 1 + max(held.seq if held else 0, entry.seq if entry else 0)
             destination.set_position(
                 Checkpoint(request.spec.scope, part, self._fence, seq, position, rows=0)
             )
-            journal.append(Entry(part, seq, position, self._fence, 0))
+            journal.append(Entry(request.spec.scope, part, seq, position, self._fence, 0))
         finally:
             journal.close()
             destination.close()

@@ -111,7 +111,8 @@ class Retry:
 class PipelineSpec:
     """Everything one worker needs, for one daemon; JSON-able by `schemas.codec`.
 
-    `scope` is the checkpoint scope: digest of workflow uid, and of the daemon's uid for `every`.
+    `scope` is the checkpoint scope: digest of the workflow's uid, of what both ends name (see
+    `schemas.identity`), and of the daemon's uid for `every`.
     """
 
     workflow: WorkflowName

@@ -19,6 +19,7 @@ from mycelial.schemas.desired import (
     PluginUse,
     Uid,
 )
+from mycelial.schemas.identity import identity_of
 from mycelial.schemas.near import nearest
 from mycelial.schemas.selectors import selects
 from mycelial.schemas.templates import SQL_TEXTS, TemplateError, bind, fill_all
@@ -48,20 +49,26 @@ def resolve(
     lookup = _lookup(workflow, daemon_name, labels, variables)
     template = workflow.template
     try:
+        source = _fill_use(template.source, labels, lookup)
+        destination = _fill_use(template.destination, labels, lookup)
+        identity = identity_of(source, destination)
         return replace(
             template,
-            scope=scope_of(workflow.uid, daemon_uid, workflow.placement.mode),
-            source=_fill_use(template.source, labels, lookup),
-            destination=_fill_use(template.destination, labels, lookup),
+            scope=scope_of(workflow.uid, daemon_uid, workflow.placement.mode, identity),
+            source=source,
+            destination=destination,
             transforms=tuple(_fill_transform(use, lookup) for use in template.transforms),
         )
     except TemplateError as error:
         raise ResolveError(_problem(workflow, daemon_name, str(error), "")) from error
 
 
-def scope_of(workflow_uid: Uid, daemon_uid: Uid, mode: PlacementMode) -> str:
-    """Return the checkpoint scope: per daemon for EVERY, else it follows the workflow around."""
-    parts = [workflow_uid, daemon_uid] if mode is PlacementMode.EVERY else [workflow_uid]
+def scope_of(workflow_uid: Uid, daemon_uid: Uid, mode: PlacementMode, identity: str) -> str:
+    """Return the checkpoint scope: per daemon for EVERY, else it follows the workflow around.
+
+    `identity` is that of both ends: a position in one table means nothing in another.
+    """
+    parts = [workflow_uid, daemon_uid if mode is PlacementMode.EVERY else "", identity]
     return digest(parts).removeprefix("sha256:")[:32]
 
 

@@ -11,6 +11,7 @@ from mycelial.sdk.envelope import FenceToken, Part, Position
 
 ENTRIES = st.builds(
     Entry,
+    scope=st.text(max_size=4),
     part=st.text(max_size=8).map(Part),
     seq=st.integers(1, 10**9),
     position=st.text(max_size=30).map(Position),
@@ -21,7 +22,7 @@ ENTRIES = st.builds(
 
 
 def entry(seq, part="0"):
-    return Entry(Part(part), seq, Position(f'{{"id":{seq}}}'), FenceToken(1, 2), 10)
+    return Entry("s", Part(part), seq, Position(f'{{"id":{seq}}}'), FenceToken(1, 2), 10)
 
 
 @given(st.lists(ENTRIES, max_size=8))
@@ -65,10 +66,10 @@ def test_it_remembers_over_reopening_and_goes_on_after_a_torn_line(tmp_path):
         file.write(render(entry(3))[:-4])
 
     journal = Journal(path)
-    assert journal.latest == {"0": entry(2)}
+    assert journal.latest == {("s", "0"): entry(2)}
     journal.append(entry(3))
     journal.close()
-    assert Journal(path).latest == {"0": entry(3)}
+    assert Journal(path).latest == {("s", "0"): entry(3)}
 
 
 def test_it_stays_small(tmp_path):
@@ -79,7 +80,7 @@ def test_it_stays_small(tmp_path):
         journal.append(entry(seq, "1"))
     journal.close()
     assert len(path.read_bytes().splitlines()) <= 12
-    assert Journal(path).latest == {"0": entry(100), "1": entry(100, "1")}
+    assert Journal(path).latest == {("s", "0"): entry(100), ("s", "1"): entry(100, "1")}
 
 
 def test_a_corrupt_middle_is_set_aside(tmp_path):

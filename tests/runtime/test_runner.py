@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from runner_rig import Rig
 
 from mycelial.runtime.ports import WorkerExit
@@ -25,3 +27,11 @@ def test_in_the_foreground_what_does_not_exist_fails_at_once(world):
     assert rig.voice.states[0] == "failed"
     assert rig.voice.statuses[0].error.code == "MYC-TEST-005"
     assert rig.voice.statuses[0].error.fix == "create it"
+
+
+def test_another_scope_starts_anew_and_going_back_resumes(world):
+    """The journal and the destination keep each identity's own position."""
+    spec = world.spec(target={"exactly_once": False})
+    for number, scope in enumerate(["a", "b", "a"]):
+        Rig(world, replace(spec, scope=scope), attempt=number + 1).run()
+    assert world.arrived() == world.made + world.made

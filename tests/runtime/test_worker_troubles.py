@@ -122,7 +122,7 @@ def test_losing_the_host_never_cuts_a_commit(world, launcher):
     assert world.committed_id() == 10
     assert sum(world.arrived().values()) == 10
     journal = Journal(world.state / "journal")
-    assert json.loads(journal.latest["0"].position)["id"] == 10
+    assert json.loads(journal.latest["scope-1", "0"].position)["id"] == 10
 
 
 def test_of_two_workers_the_older_is_fenced_and_nothing_comes_twice(
