@@ -23,6 +23,7 @@ def write_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
     Raises: OSError (disk full, permission). A failure leaves the old content untouched.
     """
+    _sweep(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
@@ -39,6 +40,29 @@ def write_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             temporary.unlink()
         raise
     fsync_dir(path.parent)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers of `path` left that were killed before the rename (I6)."""
+    before, after = f".{path.name}.", ".tmp"
+    for name in os.listdir(path.parent):
+        pid = name[len(before) : -len(after)]
+        ours = name.startswith(before) and name.endswith(after) and pid.isdigit()
+        if ours and not _is_alive(int(pid)):
+            with contextlib.suppress(OSError):
+                path.with_name(name).unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":
+        return False  # a file that its writer has open cannot be removed there
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def make_private_dir(path: Path) -> None:

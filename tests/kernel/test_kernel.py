@@ -100,6 +100,29 @@ def test_a_durable_write_that_fails_leaves_the_old_content_and_no_litter(tmp_pat
     assert (tmp_path / "state").read_bytes() == b"old"
 
 
+def test_what_a_killed_writer_left_is_removed_by_the_next_and_a_living_ones_is_not(
+    tmp_path: Path,
+) -> None:
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from mycelial.kernel.files import write_durable\n"
+        "os.fsync = lambda _fd: os._exit(9)\n"
+        "write_durable(Path(sys.argv[1]), b'half')\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "state")], check=False)
+    assert killed.returncode == 9
+    assert [p.suffix for p in tmp_path.iterdir()] == [".tmp"]
+    held = (tmp_path / f".state.{os.getppid()}.tmp").open("wb")
+    (tmp_path / ".state.backup.tmp").touch()
+
+    with held:
+        write_durable(tmp_path / "state", b"new")
+        names = sorted(p.name for p in tmp_path.iterdir())
+
+    assert names == [f".state.{os.getppid()}.tmp", ".state.backup.tmp", "state"]
+    assert (tmp_path / "state").read_bytes() == b"new"
+
+
 def test_uuids_sort_by_time_and_carry_their_version() -> None:
     early, late = new_uuid7(1_000.0), new_uuid7(2_000.0)
     assert early < late
