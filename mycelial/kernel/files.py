@@ -45,12 +45,12 @@ def write_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 def _sweep(path: Path) -> None:
     """Remove what writers of `path` left that were killed before the rename (I6)."""
     before, after = f".{path.name}.", ".tmp"
-    for name in os.listdir(path.parent):
-        pid = name[len(before) : -len(after)]
-        ours = name.startswith(before) and name.endswith(after) and pid.isdigit()
+    for other in path.parent.iterdir():
+        pid = other.name[len(before) : -len(after)]
+        ours = other.name.startswith(before) and other.name.endswith(after) and pid.isdigit()
         if ours and not _is_alive(int(pid)):
             with contextlib.suppress(OSError):
-                path.with_name(name).unlink()
+                other.unlink()
 
 
 def _is_alive(pid: int) -> bool:
