@@ -134,10 +134,10 @@ def is_plain(session: Session, table: TableName) -> bool:
     return bool(rows and rows[0][0])
 
 
-def primary_key_name(session: Session, table: TableName) -> str | None:
-    """Return the name of the primary key's constraint."""
+def key_constraint(session: Session, table: TableName) -> tuple[str, str] | None:
+    """Return the name and the definition (`PRIMARY KEY (id)`) of the primary key."""
     rows = session.rows(
-        "SELECT conname::text AS name FROM pg_constraint "
-        f"WHERE conrelid = {_regclass(table)}::oid AND contype = 'p'"
+        "SELECT conname::text AS name, pg_get_constraintdef(oid) AS definition "
+        f"FROM pg_constraint WHERE conrelid = {_regclass(table)}::oid AND contype = 'p'"
     )
-    return str(rows[0][0]) if rows else None
+    return (str(rows[0][0]), str(rows[0][1])) if rows else None
