@@ -33,6 +33,7 @@ from mycelial.kernel.errors import (
 )
 from mycelial.reconciler.placement import Resolve
 from mycelial.reconciler.plan import FleetOutcome, plan_fleet
+from mycelial.schemas.desired import DesiredState
 from mycelial.schemas.plan import Effect, Plan
 from mycelial.schemas.views import (
     ApplyReply,
@@ -262,10 +263,9 @@ class Changes:
     async def _prepared(
         self, edits_of: Callable[[tuple[Tree, Compiled]], tuple[Edits, list[Problem]]]
     ) -> Prepared:
-        fleet, in_force = self._controller.fleet(), self._controller.snapshot.desired
-        now = self._clock.now()
+        in_force, now = self._controller.snapshot.desired, self._clock.now()
 
-        def work() -> Prepared:
+        def edit() -> tuple[DesiredState, Callable[[FleetOutcome], Prepared]]:
             tree = self._source.tree(self._source.probe(None).revision)
             compiled = self._compiler.compile(self._source, tree)
             edits, problems = edits_of((tree, compiled))
@@ -273,10 +273,8 @@ class Changes:
             known = set(compiled.problems)
             problems += [p for p in after.problems if p not in known or _is_in(p, edits)]
             base = in_force if in_force.revision else None
-            desired = lastgood.keep_last_good(after.desired, base)
-            outcome = plan_fleet(desired, fleet, now, self._resolve)
             gone = sorted(f"{k}/{n}" for k, n in compiled.where if (k, n) not in after.where)
-            return Prepared(
+            return lastgood.keep_last_good(after.desired, base), lambda outcome: Prepared(
                 head=tree.revision,
                 edits=edits,
                 outcome=outcome,
@@ -285,7 +283,13 @@ class Changes:
                 diff=self._diff(tree, edits),
             )
 
-        return await self._lanes.source.run(work)
+        def plan() -> Prepared:
+            return prepared(plan_fleet(desired, fleet, now, self._resolve))
+
+        desired, prepared = await self._lanes.source.run(edit)
+        # Labels that the change itself gives to daemons decide where its workflows run.
+        fleet = self._controller.fleet(desired)
+        return await self._lanes.source.run(plan)
 
     def _diff(self, tree: Tree, edits: Edits) -> str:
         files = self._contents({path: tree.files[path] for path in edits if path in tree.files})

@@ -167,9 +167,10 @@ class FleetController:
                     return
         raise _too_busy()
 
-    def fleet(self) -> Fleet:
-        """Return what is observed now."""
-        daemons = self._desired.daemons if self._desired else {}
+    def fleet(self, desired: DesiredState | None = None) -> Fleet:
+        """Return what is observed now, with the labels of `desired`, else of what is in force."""
+        desired = desired or self._desired
+        daemons = desired.daemons if desired else {}
         labels = {name: daemon.labels for name, daemon in daemons.items()}
         states = self._roster.states(self._clock.monotonic(), labels)
         return Fleet(self._ledger, states, self._store_id)

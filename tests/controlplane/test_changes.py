@@ -41,6 +41,20 @@ async def test_a_plan_changes_nothing_and_applying_it_does_what_it_said(world, m
         assert world.names() == {"orders"}
 
 
+async def test_a_plan_places_by_the_labels_that_the_same_change_gives(world, manifest) -> None:
+    labelled = (
+        "apiVersion: mycelial/v1\nkind: Daemon\n"
+        "metadata: { name: shop-01, labels: { tier: gold } }\n"
+    )
+    selecting = manifest().replace("daemon: shop-01", "selector: tier=gold")
+    assert selecting != manifest()
+    async with world.running():
+        await world.join()
+        plan = (await world.call(world.client.plan, request(labelled, selecting))).plan
+        (change,) = plan.changes
+        assert (change.daemons, change.held) == (("shop-01",), "")
+
+
 async def test_applying_twice_commits_once(world, manifest) -> None:
     async with world.running():
         first, second = await world.apply(manifest()), await world.apply(manifest())
