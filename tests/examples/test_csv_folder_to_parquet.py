@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import console
 import pytest
 from arro3.io import read_parquet
+
+import console
 
 
 @pytest.mark.e2e

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import console
 import postgres_server
-import pytest
 
 README_PASSWORD = "demo-pw-1"
 

@@ -1,11 +1,11 @@
 """Runs the `console` blocks of a Markdown file, so that the documentation cannot drift.
 
-A block's lines that start with `$ ` are commands; a line after one that ends with a backslash, and
-every line of a here-document, belongs to it. The lines below are what it prints, on stdout and
-stderr together: `...` stands for anything within a line, a line of `...` alone for any lines. Nothing
-below a command means that its output is not looked at. A comment `# exit 3` at the end of a command
-is the exit code it must have. All commands of a file share one shell, in the order of the file; a
-block fenced as `console skip` is shown only.
+Lines that start with `$ ` are commands; what follows a backslash at the end of a line, and every
+line of a here-document, belongs to them. The lines below are what a command prints, on stdout and
+stderr together: `...` stands for anything within a line, a line of `...` alone for any lines. With
+nothing below a command its output is not looked at. A comment `# exit 3` at the end of a command is
+the exit code that it must have. All commands of a file share one shell, in the order of the file;
+a block fenced as `console skip` is only shown.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import os
 import re
 import subprocess
 import sys
-import uuid
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 _FENCE = re.compile(r"^```(\w*)[ ]?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _EXIT = re.compile(r"\s+# exit (\d+)$")
+_JOB_NOTICE = re.compile(r"bash: line \d+: +\d+ ")  # that a background job was killed
 _HERE = re.compile(r"<<-?\s*'?(\w+)'?")
 
 
@@ -86,14 +87,19 @@ def _steps(fence: Fence) -> Iterator[Step]:
 
 
 def run_file(
-    path: Path, folder: Path, environment: Mapping[str, str] | None = None, *, seconds: float = 60
+    path: Path, folder: Path, *, changes: Mapping[str, str] | None = None, seconds: float = 60
 ) -> None:
     """Run a file's commands in `folder`. Raises: AssertionError at the first that differs.
 
-    The shell finds this environment's `mycelial`; what was left running is ended with the shell.
+    `changes` are made in the text before, such as another port. The shell finds this environment's
+    `mycelial`; what was left running is ended with the shell.
     """
-    with Shell(folder, environment or {}) as shell:
-        for step in steps(path.read_text("utf-8")):
+    text = path.read_text("utf-8")
+    for before, after in (changes or {}).items():
+        assert before in text, f"{path.name} does not say {before!r}"
+        text = text.replace(before, after)
+    with Shell(folder) as shell:
+        for step in steps(text):
             where = f"{path.name}:{step.line}: $ {step.command}"
             output, code = shell.run(step.command, seconds)
             assert code == step.exit_code, f"{where}\nexit {code}\n{output}"
@@ -106,20 +112,23 @@ def matches(expected: str, output: str) -> bool:
     """Tell whether an output is as shown."""
     if not expected:
         return True
-    pattern = "\n".join(
-        r"(?:.*\n?)*?"
-        if line.strip() == "..."
-        else ".*?".join(re.escape(part) for part in line.rstrip().split("..."))
+    pattern = "".join(
+        r"(?:.*\n)*?" if line.strip() == "..." else f"{_line_pattern(line)}\n"
         for line in expected.splitlines()
-    ).replace("*?\n", "*?")
-    text = "\n".join(line.rstrip() for line in output.strip("\n").splitlines())
-    return re.fullmatch(pattern.rstrip("\n") + r"\n?", text) is not None
+    )
+    printed = "".join(f"{line.rstrip()}\n" for line in output.strip("\n").splitlines())
+    return re.fullmatch(pattern, printed) is not None
+
+
+def _line_pattern(line: str) -> str:
+    return ".*?".join(re.escape(part) for part in line.rstrip().split("..."))
 
 
 class Shell:
     """One bash that runs commands one after the other."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._count = 1
         home = folder / ".home"
         home.mkdir(exist_ok=True)
         scripts = Path(sys.executable).parent
@@ -139,7 +148,6 @@ class Shell:
                 "XDG_DATA_HOME": str(home / "data"),
                 "XDG_CACHE_HOME": str(home / "cache"),
                 "XDG_CONFIG_HOME": str(home / "config"),
-                **environment,
             },
         )
 
@@ -162,22 +170,22 @@ class Shell:
 
     def run(self, command: str, seconds: float) -> tuple[str, int]:
         """Return a command's output and exit code. Raises: AssertionError when it takes longer."""
-        import threading
-
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        mark = f"--{uuid.uuid4().hex}--"
+        mark = f"--end of command {self._count}--"
+        self._count += 1
         late = threading.Timer(seconds, lambda: os.killpg(self._process.pid, 9))
         late.start()
         try:
-            self._process.stdin.write(f"{command}\nprintf '\\n%s %s\\n' {mark} $?\n")
+            self._process.stdin.write(f"{command}\nprintf '\\n%s %s\\n' '{mark}' $?\n")
             self._process.stdin.flush()
             output = []
             for line in self._process.stdout:
                 if line.startswith(mark):
                     text = "".join(output)
-                    return text[:-1] if text.endswith("\n") else text, int(line.split()[1])
-                output.append(line)
+                    return text[:-1] if text.endswith("\n") else text, int(line.removeprefix(mark))
+                if not _JOB_NOTICE.match(line):
+                    output.append(line)
         finally:
             late.cancel()
         raise AssertionError(
