@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -112,14 +113,16 @@ def require_runnable(spec: PipelineSpec, planned: Planned) -> None:
 
 
 def require_lossless(spec: PipelineSpec, plan: DestinationPlan) -> None:
-    """Refuse lossy columns that the destination's `allow_lossy` does not name."""
-    allowed = spec.destination.config.get("allow_lossy") or ()
+    """Refuse lossy columns that `delivery.allowLossy` does not name. Raises: LossyType."""
+    allowed = spec.delivery.allow_lossy
     refused = [edge for edge in plan.lossy if edge.column not in allowed]
     if refused:
+        names = dict.fromkeys((*allowed, *(edge.column for edge in refused)))
+        line = json.dumps(list(names), ensure_ascii=False)  # a JSON list is a YAML list
         raise LossyType(
             "MYC-RUN-012",
             "values would be lost: " + "; ".join(_describe(edge) for edge in refused),
-            fix="cast the columns in a transform, or name them in the destination's allowLossy",
+            fix=f"cast in a transform, or accept it: `delivery: {{ allowLossy: {line} }}`",
         )
 
 

@@ -320,6 +320,7 @@ class _ObjectCheck:
                 "unit_bytes": delivery.unit.bytes,
                 "unit_seconds": delivery.unit.period,
                 "queue_bytes": delivery.queue,
+                "allow_lossy": tuple(delivery.allow_lossy),
             },
             "retry_seconds": typed.on_error.retry.up_to,
             "rate": typed.rate.rows if typed.rate else None,

@@ -267,7 +267,9 @@ class _Compiler:
                 destination=ends[1],
                 transforms=steps,
                 schedule=self._shared(Schedule, spec["schedule"]),
-                delivery=self._shared(Delivery, delivery),
+                delivery=self._shared(
+                    Delivery, {**delivery, "allow_lossy": tuple(delivery.get("allow_lossy", ()))}
+                ),
                 retry=Retry(spec["retry_seconds"]),
                 rate_rows_per_second=spec["rate"],
             ),

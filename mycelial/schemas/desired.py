@@ -89,7 +89,8 @@ class Delivery:
     """The promise and the bounds. A unit closes at whichever bound comes first.
 
     guarantee `auto` takes the best that the pair can give; `exactly-once` refuses to run on less.
-    A bound of None is chosen by the destination.
+    A bound of None is chosen by the destination. `allow_lossy` names the columns whose values may
+    be changed by the types of the destination.
     """
 
     guarantee: Literal["auto", "exactly-once", "at-least-once"] = "auto"
@@ -97,6 +98,7 @@ class Delivery:
     unit_bytes: int | None = None
     unit_seconds: float | None = None
     queue_bytes: int = 16 * 1024 * 1024
+    allow_lossy: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,8 @@ class DeliveryField(StrictModel):
     """Bounds of a commit; what is not given is chosen by the destination."""
     queue: Size = Field(default=16 * 1024 * 1024, gt=0)
     """How many bytes may wait between reading and writing."""
+    allow_lossy: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Columns whose values may lose precision or range on the way; all others are refused."""
 
 
 class RetryField(StrictModel):

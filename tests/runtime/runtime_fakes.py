@@ -31,6 +31,7 @@ from mycelial.sdk.envelope import (
     DestinationPlan,
     Envelope,
     FenceToken,
+    LossyEdge,
     Output,
     Part,
     Position,
@@ -146,8 +147,12 @@ class Ledger:
         self.stop = threading.Event()
 
     def plan(self, ctx, streams):
+        lossy = [c for c in streams[0].columns if c.name == self.s.get("lossy")]
         return DestinationPlan(
-            mode="append", exactly_once=self.s.get("exactly_once", True), target="ledger"
+            mode="append",
+            exactly_once=self.s.get("exactly_once", True),
+            target="ledger",
+            lossy=tuple(LossyEdge(c.name, c.type, "float64", "digits") for c in lossy),
         )
 
     def open(self, ctx, scope, fence):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from runner_rig import Rig
 
 from mycelial.runtime.ports import WorkerExit
+from mycelial.schemas.desired import Delivery
 
 
 def test_what_does_not_exist_yet_is_waited_for_and_then_read(world):
@@ -35,3 +37,25 @@ def test_another_scope_starts_anew_and_going_back_resumes(world):
     for number, scope in enumerate(["a", "b", "a"]):
         Rig(world, replace(spec, scope=scope), attempt=number + 1).run()
     assert world.arrived() == world.made + world.made
+
+
+@pytest.mark.parametrize(
+    ("allowed", "fix"),
+    [
+        pytest.param((), 'allowLossy: ["value"]', id="named nowhere"),
+        pytest.param(("id",), 'allowLossy: ["id", "value"]', id="another is named"),
+        pytest.param(("value",), "", id="allowed by name"),
+    ],
+)
+def test_a_lossy_column_passes_only_by_name(world, allowed, fix):
+    spec = world.spec(target={"lossy": "value"}, delivery=Delivery(allow_lossy=allowed))
+    rig = Rig(world, spec)
+    rig.run()
+    if not fix:
+        assert world.arrived() == world.made
+        return
+    error = rig.voice.statuses[0].error
+    assert error.code == "MYC-RUN-012"
+    assert "value: utf8 to float64 (digits)" in error.what
+    assert fix in error.fix
+    assert not world.target.exists()
