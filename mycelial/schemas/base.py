@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import textwrap
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar
@@ -16,14 +15,10 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.alias_generators import to_camel
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|[KMGT]i?B)")
-_SIZE_UNITS = {"B": 1} | {
-    f"{prefix}{suffix}": base**power
-    for power, prefix in enumerate("KMGT", start=1)
-    for suffix, base in (("B", 1000), ("iB", 1024))
-}
+# Offered here too, beside the types that they make.
+from mycelial.schemas.units import parse_duration as parse_duration  # noqa: PLC0414
+from mycelial.schemas.units import parse_percent as parse_percent  # noqa: PLC0414
+from mycelial.schemas.units import parse_size as parse_size  # noqa: PLC0414
 
 
 class StrictModel(BaseModel):
@@ -103,30 +98,6 @@ class PluginConfig(StrictModel):
     connection_fields: ClassVar[frozenset[str]] = frozenset()
     shorthand: ClassVar[str | None] = None
     continuous_by_default: ClassVar[bool] = False
-
-
-def parse_duration(text: str) -> float:
-    """Return seconds of `90s`, `5m`, `1h30m`. Raises: ValueError."""
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ValueError(f"{text!r} is not a duration; write it like 500ms, 30s, 5m or 1h30m")
-    return sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts)
-
-
-def parse_size(text: str) -> int:
-    """Return bytes of `512KiB`, `64MB`. Raises: ValueError."""
-    found = _SIZE.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{text!r} is not a size; write it like 512KiB, 64MiB or 2GB")
-    return int(float(found[1]) * _SIZE_UNITS[found[2]])
-
-
-def parse_percent(text: str) -> float:
-    """Return the fraction of `10%`. Raises: ValueError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
-    if found is None or float(found[1]) > 100:
-        raise ValueError(f"{text!r} is not a percentage; write it like 10%")
-    return float(found[1]) / 100
 
 
 def _from_text(parser: Any) -> BeforeValidator:

@@ -15,8 +15,8 @@ from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from mycelial.schemas.base import parse_duration
 from mycelial.schemas.desired import Schedule
+from mycelial.schemas.units import parse_duration
 
 _MACROS = {
     "@yearly": "0 0 1 1 *",

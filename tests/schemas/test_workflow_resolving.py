@@ -129,3 +129,19 @@ def test_what_the_daemon_imports_loads_neither_pydantic_nor_yaml() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_lossy_columns_are_allowed_by_name(check: Check, make_workflow: Callable[..., str]) -> None:
+    text = make_workflow(spec="  daemon: till\n  delivery: { allowLossy: [price] }\n")
+    assert check(text).desired.workflows["orders"].template.delivery.allow_lossy == ("price",)
+
+
+def test_a_timetable_needs_no_pydantic() -> None:
+    """Workers with a cron schedule ask it, and have to stay small."""
+    code = (
+        "import sys; from mycelial.schemas.schedule import cron_schedule, next_fire; "
+        "next_fire(cron_schedule('*/5 * * * *'), after=0.0, start=0.0); "
+        "print('pydantic' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
