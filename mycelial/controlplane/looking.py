@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from mycelial.controlplane.http import NotFound
 from mycelial.kernel.errors import Problem, UsageError
 from mycelial.reconciler.conditions import Finding, Placed, Summary, summarise
 from mycelial.reconciler.observed import DaemonState, Duty, Fleet, Ledger, Liveness
-from mycelial.schemas.desired import DesiredState, DesiredWorkflow, Schedule
+from mycelial.schemas.desired import DesiredState, DesiredWorkflow, Schedule, Uid
 from mycelial.schemas.selectors import SelectorError, parse_selector, selects
 from mycelial.schemas.views import (
     DaemonView,
@@ -20,7 +20,7 @@ from mycelial.schemas.views import (
     StatusView,
     WorkflowView,
 )
-from mycelial.schemas.wire import PipelineStatus, Truth
+from mycelial.schemas.wire import PipelineState, PipelineStatus, Truth
 
 NOTHING = DesiredState(revision="", complete=False)
 
@@ -331,8 +331,18 @@ def _daemon_view(snapshot: Snapshot, daemon: DaemonState) -> DaemonView:
         applied=applied,
         desired_hash=snapshot.hashes.get(daemon.id, ""),
         applied_hash=daemon.applied_hash,
-        pipelines=tuple(sorted(daemon.pipelines.values(), key=lambda p: p.name)),
+        pipelines=_shown(daemon, {duty.uid for duty in duties}),
     )
+
+
+def _shown(daemon: DaemonState, wanted: Set[Uid]) -> tuple[PipelineStatus, ...]:
+    """Return what runs, and what is to run; not what has ended and nobody asks for any more."""
+    shown = (
+        status
+        for status in daemon.pipelines.values()
+        if status.uid in wanted or status.state is not PipelineState.STOPPED
+    )
+    return tuple(sorted(shown, key=lambda status: status.name))
 
 
 def _by_age(daemons: Iterable[DaemonState]) -> list[DaemonState]:
