@@ -61,7 +61,7 @@ class Uplink:
         self._connect = connect
         self._load = load
         self._renew = renew
-        self._commands = Commands(world, duties, ask_snapshot=self.ask_snapshot)
+        self._commands = Commands(world, duties, ask_snapshot=self.resync)
         self._changed = asyncio.Event()
         self._snapshot_wanted = asyncio.Event()
         self._answered = asyncio.Event()
@@ -90,6 +90,12 @@ class Uplink:
     def ask_snapshot(self) -> None:
         """Open the watch anew without a token, so that the server sends the whole set."""
         self._snapshot_wanted.set()
+
+    def resync(self) -> None:
+        """Ask for the whole set and report all there is, counters too, on a person's order."""
+        self._observed = None
+        self._changed.set()
+        self.ask_snapshot()
 
     async def run(self) -> None:
         """Hold sessions until cancelled."""
