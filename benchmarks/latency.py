@@ -10,7 +10,6 @@ usage: python benchmarks/latency.py [--commits N] [--remote] [--poll SECONDS]
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,12 +18,13 @@ from pathlib import Path
 
 import stage
 from fleet_processes import Fleet
+from git_checkout import Checkout
 from mycelial.schemas.views import ApplyRequest, PlanRequest
 
 BOUND_SECONDS = 1.0
 PATH = "workflows/orders.yaml"
 ROWS = 5_000
-Commit = Callable[[str], tuple[float, str]]  # text -> (when it was asked for, its sha)
+Commit = Callable[[str], tuple[float, str]]  # text -> (since when it counts, its revision)
 
 
 def manifest(constant: int) -> str:
@@ -53,11 +53,15 @@ def main() -> int:
     print(f"{options.commits} commits, each with a new spec, {how}")
     with tempfile.TemporaryDirectory(prefix="mycelial-bench-") as folder:
         checkout = Checkout(Path(folder)) if options.remote else None
-        arguments = checkout.server_arguments(options.poll) if checkout else []
+        arguments: list[str] = []
+        if checkout is not None:
+            checkout.push({PATH: manifest(-1)})
+            poll = f"{options.poll * 1000:.0f}ms"
+            arguments = ["--repository", str(checkout.bare), "--poll", poll]
         with stage.fleet(*arguments) as fleet:
             stage.make_table(fleet.folder / stage.DATA / "in.db", "orders", ROWS)
             planning: list[float] = []
-            commit = checkout.push if checkout else applier(fleet, planning)
+            commit = pusher(checkout) if checkout else applier(fleet, planning)
             measure_one(fleet, commit, 0)
             planning.clear()
             generation = fleet.client.workflow("orders").generation
@@ -75,11 +79,11 @@ def main() -> int:
 
 def measure_one(fleet: Fleet, commit: Commit, constant: int) -> tuple[float, float]:
     """Commit, and return the seconds until it is Applied and until its worker runs."""
-    began, sha = commit(manifest(constant))
+    began, revision = commit(manifest(constant))
     applied = 0.0
     while True:
         with_it = fleet.client.workflow("orders") if is_known(fleet) else None
-        if with_it is not None and with_it.revision.endswith(sha) and with_it.applied == 1:
+        if with_it is not None and with_it.revision == revision and with_it.applied == 1:
             applied = applied or time.monotonic() - began
             if with_it.healthy == 1:
                 return applied, time.monotonic() - began
@@ -114,40 +118,19 @@ def applier(fleet: Fleet, planning: list[float]) -> Commit:
         reply = fleet.client.apply(
             ApplyRequest(request=request, message="Change", plan_hash=plan.plan_hash)
         )
-        return asked, reply.revision.rpartition("@")[2]
+        return asked, reply.revision
 
     return commit
 
 
-class Checkout:
-    """A bare repository and a clone of it."""
+def pusher(checkout: Checkout) -> Commit:
+    """Return a function that commits in a clone and pushes, as people do."""
 
-    def __init__(self, folder: Path) -> None:
-        self._bare, self._clone = folder / "origin.git", folder / "clone"
-        subprocess.run(["git", "init", "-q", "--bare", "-b", "main", self._bare], check=True)
-        subprocess.run(["git", "clone", "-q", self._bare, self._clone], check=True, stderr=-3)
-        self.push(manifest(-1))
+    def commit(text: str) -> tuple[float, str]:
+        revision = checkout.push({PATH: text})
+        return time.monotonic(), revision
 
-    def server_arguments(self, poll_seconds: float) -> list[str]:
-        """Return what makes a control plane follow it."""
-        poll = f"{int(poll_seconds * 1000)}ms"
-        return ["--repository", str(self._bare), "--poll", poll]
-
-    def push(self, text: str) -> tuple[float, str]:
-        """Commit and push; return when the push was done, and the sha."""
-        path = self._clone / PATH
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        self._git("add", "-A")
-        self._git("-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "-qm", "x")
-        self._git("push", "-q", "origin", "HEAD:main")
-        return time.monotonic(), self._git("rev-parse", "HEAD")
-
-    def _git(self, *words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(self._clone), *words], check=True, capture_output=True, text=True
-        )
-        return done.stdout.strip()
+    return commit
 
 
 def show(what: str, seconds: list[float]) -> None:
