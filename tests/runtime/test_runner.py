@@ -9,6 +9,7 @@ from runner_rig import Rig
 
 from mycelial.runtime.ports import WorkerExit
 from mycelial.schemas.desired import Delivery
+from mycelial.sdk.errors import Transient
 
 
 def test_what_does_not_exist_yet_is_waited_for_and_then_read(world):
@@ -59,3 +60,23 @@ def test_a_lossy_column_passes_only_by_name(world, allowed, fix):
     assert "value: utf8 to float64 (digits)" in error.what
     assert fix in error.fix
     assert not world.target.exists()
+
+
+class FailsAt:
+    """Faults that fail once, at the n-th write."""
+
+    def __init__(self, n):
+        self.left = n
+
+    def step(self, name):
+        self.left -= name == "write"
+        if name == "write" and self.left == 0:
+            raise Transient("MYC-TEST-006", "lost")
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_a_failure_between_the_outputs_of_one_batch_loses_none_of_its_rows(world, n):
+    """Two outputs of 2 and 3 rows from each batch of 5: a unit of 7 rows would end between."""
+    spec = world.spec(transforms=("upper",), delivery=Delivery(unit_rows=7, unit_seconds=60.0))
+    Rig(world, spec, actions=[None], faults=FailsAt(n)).run()
+    assert world.arrived() == {(i, f"V{i}"): 1 for i in range(1, 51)}
