@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -100,6 +101,8 @@ def run(
     worker = prestart()
     try:
         chosen = _resolve(options)
+        gc.freeze()
+        gc.enable()
         return _run(options, chosen, worker)
     finally:
         worker.close()

@@ -6,6 +6,7 @@ control plane needs, and the other way round.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -89,6 +90,12 @@ class ServerOptions:
     seed: Path | None = None
 
 
+def _settle() -> None:
+    """Collect garbage again, sparing what was imported: it stays for the life of the process."""
+    gc.freeze()
+    gc.enable()
+
+
 def run_server(options: ServerOptions) -> None:
     """Run a control plane until SIGINT or SIGTERM. Raises: MycelialError."""
     from mycelial.controlplane.datadir import DataDir, DirLock
@@ -100,6 +107,7 @@ def run_server(options: ServerOptions) -> None:
     data.create()
     with DirLock(data.root):
         plane, listeners = _build_plane(options, data, clock, log)
+        _settle()
         try:
             _serve(plane, listeners, data, log)
         finally:
@@ -272,6 +280,7 @@ def run_daemon(*, config_file: Path | None, state_dir: Path | None) -> None:
         with stop_on_signals(stop):
             await agent.run(stop)
 
+    _settle()
     try:
         asyncio.run(live())
     finally:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -42,6 +43,7 @@ def take_stdio() -> tuple[int, int]:
 
 def main() -> None:
     """Serve the request on stdin; the process ends here, whatever threads are left."""
+    gc.disable()
     in_fd, out_fd = take_stdio()
     code = 70
     try:
@@ -49,6 +51,8 @@ def main() -> None:
             from mycelial.runtime.zygote import preload
 
             preload()
+        gc.freeze()
+        gc.enable()
         code = serve(in_fd, out_fd)
     except Exception:  # the process ends in `finally`; say why before
         import traceback

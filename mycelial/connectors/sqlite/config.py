@@ -51,4 +51,5 @@ class SqliteDestinationConfig(_Connection):
     finished run in, so that readers never see half of one. `upsert` replaces rows with the same
     key. `auto` appends what comes from a cursor and replaces with snapshots."""
     key: list[str] = Field(default_factory=list)
-    """Columns that identify a row; the source's key unless given."""
+    """Columns that identify a row: what upsert goes by (default: the source's key). Given here,
+    they become the primary key of a table that is made, in any mode."""

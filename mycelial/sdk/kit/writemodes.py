@@ -186,8 +186,9 @@ def plan_table(
     staged = tuple((c.name, stored[c.name].declared, c.nullable) for c in stream.columns)
     theirs = {rules.same_name(c.name): c for c in existing.columns} if existing else {}
     if existing is None:
-        # Appended, a key may rightly come again, as another version of its row or in another run.
-        table_key = tuple(declared_key) if mode == "append" else key
+        # Only an upsert needs the key. Elsewhere a manifest that wants the index asks for it:
+        # keeping one costs a third of a load, and an appended key may rightly come again.
+        table_key = key if mode == "upsert" else tuple(declared_key)
         ddl: tuple[str, ...] = (create_table(target, staged, table_key),)
     else:
         _check_required(rules, target, stream, existing)
