@@ -59,7 +59,7 @@ from mycelial.schemas.views import (  # noqa: E402
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 30.0
-LOOKING_SECONDS = 10.0  # nothing is compiled or asked of daemons: a silent answer is a dead one
+LOOKING_SECONDS = 20.0  # the server gives a daemon 15 s for its log
 LONG_POLL_SECONDS = 30.0
 
 _ERRNO = re.compile(r"^\[Errno -?\d+\] ")

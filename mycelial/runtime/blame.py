@@ -46,7 +46,7 @@ def meaning(error: OSError) -> PluginError | None:
     """
     what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     if error.errno in _NO_SPACE:
-        return NotYet("MYC-RUN-091", what, fix="free space; it goes on from the last committed row")
+        return NotYet("MYC-RUN-091", what, fix="free space; it goes on from the last commit")
     if error.errno in _REFUSED:
         return NotYet(
             "MYC-RUN-092",

@@ -140,7 +140,8 @@ class RecordParser:
             if fields and len(fields) != width:
                 return Permanent(
                     "MYC-CSV-004",
-                    f"{_at(piece, line)}: {len(fields)} fields where the header has {width}",
+                    f"{_at(piece, line)}: {len(fields)} field{'s' * (len(fields) != 1)} "
+                    f"where the header has {width}",
                     fix="correct that line; a field that holds the delimiter must be quoted",
                 )
         return Permanent("MYC-CSV-006", f"{_at(piece, 0)}: these records cannot be read")

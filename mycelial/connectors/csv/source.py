@@ -58,7 +58,10 @@ class CsvSource(FilesSource):
             streams=(schema,),
             incremental=True,
             prunes_on_ack=self._settings.on_read != "keep",
-            notes=(f"{len(files)} files match now", *notes),
+            notes=(
+                f"{len(files)} {'file matches' if len(files) == 1 else 'files match'} now",
+                *notes,
+            ),
         )
 
     def open(self, ctx: Context) -> None:  # noqa: D102
@@ -207,7 +210,8 @@ class CsvSource(FilesSource):
         types = {name: declared.get(name, DataType.utf8()) for name in names}
         if self._settings.infer and files:
             types = self._inferred(files[0], types, declared)
-        return stream_schema(self.stream, Schema([Field(n, t) for n, t in types.items()]))
+        schema = Schema([Field(n, t) for n, t in types.items()])
+        return stream_schema(self.stream, schema, incremental=True)
 
     def _first_names(self, files: list[FoundFile]) -> list[str]:
         """Return the columns of the first file that has any content."""
@@ -255,7 +259,7 @@ class CsvSource(FilesSource):
             return None
         columns = json.loads(self._held_path().read_text("utf-8"))
         fields = [Field(name, parse_type(kind)) for name, kind in columns]
-        return stream_schema(self.stream, Schema(fields))
+        return stream_schema(self.stream, Schema(fields), incremental=True)
 
 
 _ON_READ = {"moveToDone": "moved to a folder `done`", "delete": "deleted"}

@@ -52,7 +52,7 @@ class GenerateSource:
         columns = tuple(
             Column(name, TYPES[spec.kind]) for name, spec in self._settings.columns.items()
         )
-        return StreamSchema(self._settings.stream, columns)
+        return StreamSchema(self._settings.stream, columns, incremental=True)
 
     def open(self, ctx: Context) -> None:  # noqa: D102
         self._ctx = ctx

@@ -42,10 +42,10 @@ class ParquetSource(FilesSource):
         finally:
             self._ctx = None
         return SourcePlan(
-            streams=(stream_schema(self.stream, schema),),
+            streams=(stream_schema(self.stream, schema, incremental=True),),
             incremental=True,
             prunes_on_ack=self._on_read != "keep",
-            notes=(f"{len(files)} files match now",),
+            notes=(f"{len(files)} {'file matches' if len(files) == 1 else 'files match'} now",),
         )
 
     def open(self, ctx: Context) -> None:  # noqa: D102

@@ -66,7 +66,7 @@ _RULES = (
 )
 _BY_TEXT: tuple[tuple[str, type[PluginError], str, str], ...] = (
     ("is locked", Transient, "MYC-SQLITE-010", "another program holds the file; it is tried again"),
-    ("disk is full", Transient, "MYC-SQLITE-013", "free space: the pipeline goes on by itself"),
+    ("disk is full", NotYet, "MYC-SQLITE-013", "free space; it goes on from the last commit"),
     ("disk I/O error", Transient, UNSURE, "check the disk"),
     ("interrupted", Transient, "MYC-SQLITE-012", ""),
     ("unable to open", Permanent, "MYC-SQLITE-020", "check `path` and the file's permissions"),

@@ -3,6 +3,7 @@
 # ruff: noqa: S608  names and literals are quoted by sdk/kit/sql.py, which is tested for it
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,7 @@ class SqliteSource:
             if shape is None:
                 raise NotYet(
                     "MYC-SQLITE-024", f"there is no table {table} in {config.path}",
-                    fix="check `table` and `path`",
+                    fix=_tables_hint(session, table.name),
                 )  # fmt: skip
             origin, stream = table.quoted, table.name
         else:
@@ -407,3 +408,14 @@ def _row_bytes(session: Session, origin: str, layout: Layout) -> int:
         f"FROM (SELECT * FROM {origin} LIMIT 200)"
     )
     return max(1, int(rows[0][0]))
+
+
+def _tables_hint(session: Session, wanted: str) -> str:
+    found = session.rows(
+        "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE '\\_%' "
+        "ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name LIMIT 200"
+    )
+    names = [str(row[0]) for row in found]
+    near = difflib.get_close_matches(wanted, names, n=1)
+    hint = f'did you mean "{near[0]}"? ' if near else ""
+    return f"{hint}Tables there: {', '.join(names[:10]) or 'none; check `path`'}"

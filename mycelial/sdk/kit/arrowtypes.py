@@ -145,11 +145,13 @@ def arrow_schema(stream: StreamSchema) -> Schema:
     return Schema([Field(c.name, parse_type(c.type), nullable=c.nullable) for c in stream.columns])
 
 
-def stream_schema(name: str, schema: Schema, key: tuple[str, ...] = ()) -> StreamSchema:
+def stream_schema(
+    name: str, schema: Schema, key: tuple[str, ...] = (), *, incremental: bool = False
+) -> StreamSchema:
     """Return the planned form of an Arrow schema."""
     fields = [schema.field(index) for index in range(len(schema))]
     columns = tuple(Column(f.name, type_name(f.type), f.nullable) for f in fields)
-    return StreamSchema(name, columns, key)
+    return StreamSchema(name, columns, key, incremental)
 
 
 def conforms(batch: RecordBatch, schema: Schema) -> bool:

@@ -153,7 +153,11 @@ class Duck:
             return unknown_column("MYC-XFORM-001", found[1] or found[2], stream)
         names = ", ".join(f"{column.name} {column.type}" for column in stream.columns)
         what = text.split("\n\nLINE", maxsplit=1)[0].replace("\n", " ")
-        return Permanent("MYC-XFORM-002", f"DuckDB refuses this SQL: {what}", fix=f"input: {names}")
+        return Permanent(
+            "MYC-XFORM-002",
+            f"DuckDB refuses this SQL: {what}",
+            fix=f"correct the SQL; its input has: {names}",
+        )
 
 
 def _operators(node: Mapping[str, Any]) -> Iterator[str]:
