@@ -10,8 +10,9 @@ first must be refused. Every scenario is a fleet of its own with one kill in eac
 overlaps, under a load of at least 400 units with live inserts; the destination takes turns. After
 every kill the destination is compared with the source up to its checkpoint, at the end whole.
 
-Prints the kills per cell. Exit 1 at the first difference, with the command that plays it again;
-the logs of that scenario are kept.
+Prints the kills per cell. Exit 1 at the first difference, with the command that plays it again
+(a seed fixes rows, cells, their order and the occurrence of each step; the rest is the machine's
+timing); logs and state of that scenario are kept.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class Tally:
 def main() -> int:
     """Run the scenarios; return the exit code."""
     options = _arguments()
+    if sys.platform != "linux":
+        sys.exit("the matrix needs Linux: zygotes, and /proc to hold a worker's pipes open")
     cells = _cells(options)
     begun = time.monotonic()
     tally = Tally()

@@ -245,6 +245,7 @@ class Scenario:
         if told != (found.seq, found.raw_position):
             raise Difference(f"journal {told}, destination {(found.seq, found.raw_position)}")
         self._check_crashes()
+        self._check_litter()
         self._result.units, self._result.rows = found.seq, found.rows.total()
         self._result.troubles = Counter(
             line["code"] for line in self._log() if line["event"] in ("will try again", "failed")
@@ -267,6 +268,12 @@ class Scenario:
         crashes = sum('"worker crashed"' in line for line in log)
         if crashes != self._workers_killed:
             raise Difference(f"{crashes} workers crashed, {self._workers_killed} were killed")
+
+    def _check_litter(self) -> None:
+        """No process may have left a temporary file behind (I6)."""
+        litter = [p for p in self._fleet.folder.rglob(".*") if ".tmp" in p.name]
+        if litter:
+            raise Difference(f"temporary files are left: {litter}")
 
     def _look(self, when: str) -> None:
         compare(self._destination.snapshot(), self._shop, complete=False, when=when)
