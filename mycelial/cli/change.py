@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -136,7 +137,8 @@ def _show_change(change: Change) -> None:
     if change.reason:
         click.echo(f"      {change.reason}")
     for field in change.fields:
-        click.echo(f"      {field.path}: {_value(field.before)} -> {_value(field.after)}")
+        path = re.sub(r"\[0*(\d+)\]", r"[\1]", field.path)  # padded for sorting
+        click.echo(f"      {path}: {_value(field.before)} -> {_value(field.after)}")
     for lacking in change.lacking:
         click.echo(f"      cannot run on {lacking}")
     if change.held:

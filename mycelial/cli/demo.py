@@ -7,6 +7,7 @@ manifests are the ones of the `manifests/` folder, changed by a commit while row
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -239,39 +240,37 @@ class Demo:
         self._say("control plane", f"{self._url}  token in {token}")
 
     def _start_daemons(self) -> None:
-        for name, access in DAEMONS.items():
-            for folder in (*access["read"], *access["write"]):
-                (self._work / folder).mkdir(exist_ok=True)
-            config = self._work / f"{name}.toml"
-            config.write_text(_daemon_config(name, access), encoding="utf-8")
-            token = self._client.create_token(name=name, labels={}, ttl_seconds=3600).token
-            state = self._work / name
-            joined = subprocess.run(
-                [
-                    *_MYCELIAL,
-                    "daemon",
-                    "join",
-                    "--server",
-                    self._daemon_url,
-                    "--token",
-                    token,
-                    "--name",
-                    name,
-                    "--state",
-                    str(state),
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if joined.returncode != 0:
-                raise OperationFailed("MYC-DEMO-001", f"{name} could not join: {joined.stderr}")
+        joining = {name: self._begin_join(name, access) for name, access in DAEMONS.items()}
+        for name, child in joining.items():
+            _, said = child.communicate()
+            if child.returncode != 0:
+                click.echo(said, err=True)
+                raise OperationFailed("MYC-DEMO-001", f"{name} could not join")
+            config, state = self._work / f"{name}.toml", self._work / name
             self._spawn(name, "daemon", "run", "--config", str(config), "--state", str(state))
         self._until(
             "both daemons are online",
             lambda: all(daemon.liveness == "Online" for daemon in self._client.daemons()),
         )
         self._say("daemons", f"{' and '.join(DAEMONS)} joined over TLS and are online")
+
+    def _begin_join(self, name: str, access: dict[str, list[str]]) -> subprocess.Popen[str]:
+        """Start `daemon join` for a machine; they join side by side."""
+        for folder in (*access["read"], *access["write"]):
+            (self._work / folder).mkdir(exist_ok=True)
+        config = self._work / f"{name}.toml"
+        config.write_text(_daemon_config(name, access), encoding="utf-8")
+        token = self._client.create_token(name=name, labels={}, ttl_seconds=3600).token
+        options = {"--server": self._daemon_url, "--name": name, "--state": str(self._work / name)}
+        arguments = [word for option in options.items() for word in option]
+        return subprocess.Popen(
+            [*_MYCELIAL, "daemon", "join", *arguments],
+            env={**os.environ, "MYCELIAL_JOIN_TOKEN": token},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def _first_commit(self) -> None:
         folder = manifests_folder()
