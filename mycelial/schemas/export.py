@@ -6,6 +6,7 @@ Descriptions come from docstrings, so the schema, the docs, the forms and `expla
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -16,6 +17,8 @@ from mycelial.schemas.check import KINDS
 from mycelial.schemas.near import nearest
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_PLAIN = re.compile(r"[A-Za-z][\w./-]*", re.ASCII)
+_NO_TEXT = frozenset({"null", "true", "false"})  # words that YAML does not read as text
 _ROLES: tuple[Role, ...] = ("source", "destination", "transform")
 
 
@@ -145,7 +148,7 @@ def _flow(value: Any) -> str:
         return "{ " + ", ".join(f"{k}: {_flow(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(_flow(item) for item in value) + "]"
-    if isinstance(value, str) and value and all(c.isalnum() or c in "._/-" for c in value):
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _NO_TEXT:
         return value
     return json.dumps(value)
 

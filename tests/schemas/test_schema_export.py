@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import Field, create_model
 
 from mycelial.kernel.errors import UsageError
-from mycelial.schemas.catalog import Catalog, foreign_entry
+from mycelial.schemas.base import PluginConfig
+from mycelial.schemas.catalog import Catalog, entry_for, foreign_entry
 from mycelial.schemas.export import explain, json_schema
 from mycelial.schemas.validate import Validation
 from mycelial.schemas.yaml import read_yaml
@@ -118,6 +120,15 @@ def test_an_example_of_every_plugin_is_valid(
         else:
             manifest = HEAD + example + (END if "source:" in example else SOURCE)
         assert check(manifest).problems == (), manifest
+
+
+@pytest.mark.parametrize("text", ["NULL", "true", "1e3", "2026", "-", ""])
+def test_text_that_yaml_reads_otherwise_is_quoted_in_examples(text: str) -> None:
+    model = create_model(
+        "Model", __base__=PluginConfig, null=(str, Field(json_schema_extra={"examples": [text]}))
+    )
+    shown = explain("connector/odd", Catalog([entry_for("odd", "source", model)]))
+    assert f'null: "{text}"' in shown
 
 
 def test_a_foreign_schema_fills_defaults_units_and_names(catalog: Catalog) -> None:
