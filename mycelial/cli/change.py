@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 import click
@@ -169,7 +170,7 @@ def _show_live_plan(where: str, live: LivePlan) -> None:
     if live.guarantee_reason:
         click.echo(f"      {live.guarantee_reason}")
     for statement in live.ddl:
-        click.echo(f"      {statement}")
+        click.echo(textwrap.indent(statement, " " * 6))
     for edge in live.lossy:
         click.echo(f"      lossy: {edge}")
     for note in live.notes:

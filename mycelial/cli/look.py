@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,10 @@ from mycelial.cli.session import Session
 from mycelial.kernel.clock import SystemClock, rfc3339
 from mycelial.kernel.errors import CheckSaysNo, ExitCode, OperationFailed, UsageError
 from mycelial.schemas.codec import encode
-from mycelial.schemas.views import DaemonView, EventView, PlacementView, WorkflowView
+from mycelial.schemas.views import DaemonView, EventView, PlacementView, StatusView, WorkflowView
+
+UNWELL_MAX = 10
+_SHA = re.compile(r"@([0-9a-f]{7})[0-9a-f]{33}\b")
 
 KINDS = {
     "workflow": "Workflow",
@@ -67,7 +71,7 @@ def get(
         items = _fetch(session, kind, name, selector)
         shown = json.dumps([encode(item) for item in items], sort_keys=True)
         if shown != last:
-            _show(kind, items, output, clock.now())
+            _show(kind, items, output, clock.now(), is_filtered=bool(selector))
         last = shown
         if not watch:
             return
@@ -84,13 +88,17 @@ def _fetch(session: Session, kind: str, name: str | None, selector: str) -> Sequ
     return (client.object(kind, name),) if name else client.objects(kind)
 
 
-def _show(kind: str, items: Sequence[Any], output: str, now: float) -> None:
+def _show(
+    kind: str, items: Sequence[Any], output: str, now: float, *, is_filtered: bool = False
+) -> None:
     if output == "json":
         render.show_json(items)
     elif output == "yaml":
         render.show_yaml(items)
     elif output == "name":
         render.show_names(kind, (item.name for item in items))
+    elif not items and is_filtered:
+        click.echo(f"no {kind} matches the selector", err=True)
     elif kind == "Workflow":
         _show_workflows(items, wide=output == "wide", now=now)
     elif kind == "Daemon":
@@ -249,12 +257,25 @@ def status(session: Session, output: str) -> int:
         click.echo(
             f"Daemons    {counts or 'none; make a token: mycelial daemon token --name NAME'}"
         )
+        _show_unwell(session, view)
         for held in view.held:
             click.echo(f"Held       {held}")
         if view.source_error is not None:
             render.show_problems((view.source_error,), err=False)
         render.show_problems(view.problems, err=False)
     return ExitCode.DONE if well else ExitCode.SAYS_NO
+
+
+def _show_unwell(session: Session, view: StatusView) -> None:
+    """Name the workflows that are not as they should be, and why."""
+    if view.applied == view.healthy == view.workflows:
+        return
+    unwell = [w for w in session.client.workflows() if not 0 < w.placed == w.applied == w.healthy]
+    for workflow in unwell[:UNWELL_MAX]:
+        why = ": ".join(text for text in (workflow.reason, workflow.message) if text)
+        click.echo(f"  wf/{workflow.name}  {why}")
+    if len(unwell) > UNWELL_MAX:
+        click.echo(f"  and {len(unwell) - UNWELL_MAX} more: mycelial get wf")
 
 
 @click.command()
@@ -287,9 +308,8 @@ def _event_json(event: EventView) -> None:
 def _event_text(event: EventView) -> None:
     times = f" (x{event.count})" if event.count > 1 else ""
     mark = {"error": "!", "warning": "~"}.get(event.severity, " ")
-    click.echo(
-        f"{rfc3339(event.at)} {mark} {event.reason:<20} {event.subject}  {event.message}{times}"
-    )
+    message = _SHA.sub(r"@\1", event.message)
+    click.echo(f"{rfc3339(event.at)} {mark} {event.reason:<20} {event.subject}  {message}{times}")
 
 
 @click.command()
@@ -416,4 +436,4 @@ def _is_as_asked(session: Session, kind: str, name: str, condition: str) -> tupl
     if failed and failed[0].status and failed[0].status.error and condition != "Applied":
         error = failed[0].status.error
         raise CheckSaysNo(error.code, f"{name} on {failed[0].daemon}: {error.what}", fix=error.fix)
-    return _CONDITIONS[condition](view), f"{view.reason} {view.message}".strip()
+    return _CONDITIONS[condition](view), ": ".join(t for t in (view.reason, view.message) if t)

@@ -59,7 +59,8 @@ class Gate:
         raise NotAuthenticated(
             "MYC-API-401",
             "this needs a valid token",
-            fix="send the token of the server's admin.token file as `Authorization: Bearer ...`",
+            fix="point MYCELIAL_TOKEN_FILE at the server's admin.token file "
+            "(in HTTP: `Authorization: Bearer ...`)",
         )
 
 

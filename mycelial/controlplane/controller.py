@@ -330,7 +330,7 @@ class FleetController:
         self._chronicle.record(
             "RevisionApplied",
             f"Source/{self.source.name}",
-            f"{desired.revision}: {carried} changes, {outcome.plan.unchanged} unchanged",
+            f"{desired.revision}: {carried} changed, {outcome.plan.unchanged} unchanged",
             revision=desired.revision,
         )
 

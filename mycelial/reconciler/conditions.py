@@ -37,7 +37,7 @@ NOT_PLACED = "NotPlaced"
 # Why Healthy is what it is.
 NOT_YET_APPLIED = "NotYetApplied"
 FLOWING = "Flowing"
-WAITING_FOR_SCHEDULE = "WaitingForSchedule"
+WAITING = "Waiting"
 FINISHED = "Finished"
 STARTING = "Starting"
 DRAINING = "Draining"
@@ -49,7 +49,7 @@ STOPPED = "Stopped"
 _BY_STATE = {
     PipelineState.STARTING: (Truth.UNKNOWN, STARTING),
     PipelineState.RUNNING: (Truth.TRUE, FLOWING),
-    PipelineState.WAITING: (Truth.TRUE, WAITING_FOR_SCHEDULE),
+    PipelineState.WAITING: (Truth.TRUE, WAITING),
     PipelineState.RETRYING: (Truth.FALSE, RETRYING),
     PipelineState.DRAINING: (Truth.UNKNOWN, DRAINING),
     PipelineState.STOPPED: (Truth.FALSE, STOPPED),

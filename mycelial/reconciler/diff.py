@@ -85,7 +85,7 @@ def _walk(before: Any, after: Any, path: str) -> Iterator[FieldChange]:
     elif _is_list(before) and _is_list(after):
         old, new = _by_label(before), _by_label(after)
         for label in sorted(old.keys() | new.keys()):
-            yield from _walk(old.get(label), new.get(label), f"{path}[{label}]")
+            yield from _walk(old.get(label), new.get(label), f"{path}[{_index(label)}]")
         if list(old) != list(new) and old.keys() == new.keys():
             yield FieldChange(f"{path}[order]", list(old), list(new))
     elif before != after or type(before) is not type(after):
@@ -118,6 +118,11 @@ def _by_label(items: Sequence[Any]) -> dict[str, Any]:
     if names and all(isinstance(n, str) and n for n in names) and len(set(names)) == len(names):
         return {str(name): item for name, item in zip(names, items, strict=True)}
     return {f"{index:03d}": item for index, item in enumerate(items)}
+
+
+def _index(label: str) -> str:
+    """Return a label as people write it; an index is padded only to sort well."""
+    return str(int(label)) if label.isdigit() else label
 
 
 @lru_cache(maxsize=4096)
