@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
@@ -11,6 +12,8 @@ from mycelial.kernel.errors import Problem
 from mycelial.kernel.ports import Log
 from mycelial.runtime.ports import WorkerMessage, WorkerStatus
 from mycelial.schemas.wire import Counters, LivePlan, PipelineState
+
+RATE_SECONDS, MARK_SECONDS = 10.0, 0.5
 
 
 class Voice(Protocol):
@@ -32,8 +35,7 @@ class Reporter:
         self._rows_read = self._rows = self._bytes = self._units = self._rejected = 0
         self._positions: Mapping[str, str] = {}
         self._event_time: float | None = None
-        self._measured = (clock.monotonic(), 0)
-        self._speed = 0.0
+        self._marks: deque[tuple[float, int]] = deque([(clock.monotonic(), 0)])
 
     @property
     def state(self) -> PipelineState:
@@ -95,16 +97,16 @@ class Reporter:
         self._event_time = event_time if event_time is not None else self._event_time
         self._outbox.touch(self._message)
 
+    def rested(self) -> None:
+        """Say once more how fast it was, until that is nothing: rows may stop without a word."""
+        if self._rows != self._marks[0][1]:
+            self._outbox.touch(self._message)
+
     def resumed(self, positions: Mapping[str, str]) -> None:
         """Note where the parts stand."""
         self._positions = positions
 
     def _message(self) -> WorkerMessage:
-        now, (at, rows) = self._clock.monotonic(), self._measured
-        if now - at >= 0.5:
-            self._speed = (self._rows - rows) / (now - at)
-            self._measured = (now, self._rows)
-        running = self._status.state is PipelineState.RUNNING
         lag = None
         if self._event_time is not None:
             lag = max(0.0, self._clock.now() - self._event_time)
@@ -118,7 +120,18 @@ class Reporter:
                 rows_rejected=self._rejected,
             ),
             positions=self._positions,
-            rows_per_second=self._speed if running else 0.0,
+            rows_per_second=self._rate(),
             lag_seconds=lag,
         )
         return WorkerMessage("status", status=status)
+
+    def _rate(self) -> float:
+        """Return committed rows per second over the last moments: bursts are common, and a rate
+        between two of them would say nothing."""
+        now, marks = self._clock.monotonic(), self._marks
+        if now - marks[-1][0] >= MARK_SECONDS:
+            marks.append((now, self._rows))
+        while len(marks) > 2 and now - marks[1][0] >= RATE_SECONDS:
+            marks.popleft()
+        at, rows = marks[0]
+        return (self._rows - rows) / (now - at) if now - at >= MARK_SECONDS else 0.0

@@ -137,7 +137,7 @@ class Runner:
         if self._start is None:
             self._start = {part: seq for part, (seq, _) in session.standing().items()}
         begun_at = clock.now()
-        self._ports.reporter.transition(PipelineState.RUNNING)
+        self._say_running()
         if not session.beat(parts_to_read(self._start, session.standing())):
             return False
         self._trouble, self._start = None, None
@@ -190,9 +190,18 @@ class Runner:
             left = self._due - ports.clock.now()
             if left <= 0 or ports.orders.wants_pause:
                 return
-            next_run_at = None if math.isinf(self._due) else self._due
-            ports.reporter.transition(PipelineState.WAITING, next_run_at=next_run_at)
+            if left > IDLE_CLOSE_SECONDS:
+                next_run_at = None if math.isinf(self._due) else self._due
+                ports.reporter.transition(PipelineState.WAITING, next_run_at=next_run_at)
+            else:
+                # A short rest is part of running: a state that flickers tells nobody anything.
+                self._say_running()
+                ports.reporter.rested()
             ports.orders.wait(None if math.isinf(left) else left)
+
+    def _say_running(self) -> None:
+        if self._ports.reporter.state is not PipelineState.RUNNING:
+            self._ports.reporter.transition(PipelineState.RUNNING)
 
     def _is_due_soon(self) -> bool:
         """True while the ends should be open."""
