@@ -61,7 +61,9 @@ def demo(keep: bool, directory: Path | None, seconds: float) -> None:
         with Demo(work.resolve(), SystemClock()) as running:
             running.play(seconds)
             if sys.stdout.isatty():
-                running.stay()
+                # Ctrl-C is how this is meant to end, so it is no interruption.
+                with contextlib.suppress(KeyboardInterrupt):
+                    running.stay(is_kept=keep or directory is not None)
     finally:
         if not keep and directory is None:
             shutil.rmtree(work, ignore_errors=True)
@@ -214,9 +216,12 @@ class Demo:
         self._verify()
         self._say_where_to_look()
 
-    def stay(self) -> None:
+    def stay(self, *, is_kept: bool) -> None:
         """Keep selling until Ctrl-C."""
-        click.echo("\nThe shop is open again. Ctrl-C ends everything and removes it.")
+        click.echo(
+            "\nThe shop is open again. Ctrl-C ends everything"
+            + (f"; the files stay in {self._work}." if is_kept else " and removes it.")
+        )
         self._shop.keep_selling()
         while True:
             self._check_children()
