@@ -41,7 +41,9 @@ def test_nan_has_no_canonical_form() -> None:
         canonical_json(float("nan"))
 
 
-@pytest.mark.parametrize("show", [repr, str, "{}".format, "{!r:>40}".format], ids=str)
+@pytest.mark.parametrize(
+    "show", [repr, str, "{}".format, "{!r:>40}".format], ids=["repr", "str", "format", "padded"]
+)
 def test_a_secret_never_shows_its_value(show: object) -> None:
     assert "hunter2" not in show(Secret("hunter2"))  # type: ignore[operator]
 
