@@ -97,8 +97,15 @@ def mycelial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
             LiveTable(fleet.folder / "in" / "shop.db", name, ROWS)
         shell = Shell(fleet)
         shell.ok("apply", "-f", shell.write("orders"), "-m", "Move orders", "--wait")
+        fleet.until("all rows are there and it waits for more", lambda: is_waiting(fleet))
         yield shell
         fleet.stop()
+
+
+def is_waiting(fleet: Fleet) -> bool:
+    (place,) = fleet.client.workflow("orders").placements
+    status = place.status
+    return status is not None and status.state == "waiting" and status.counters.rows_read == ROWS
 
 
 def lines(text: str) -> list[str]:

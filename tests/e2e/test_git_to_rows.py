@@ -368,7 +368,7 @@ def test_apply_says_how_to_push_where_it_may_not_push_itself(world: World) -> No
     files = {"workflows/keeper.yaml": world.manifest("keeper", tag="z")}
     with pytest.raises(NotAllowed) as refused:
         world.fleet.client.apply(ApplyRequest(request=PlanRequest(files=files)))
-    assert "git push" in str(refused.value)
+    assert "git push" in refused.value.problem.fix
     assert world.git.git("ls-remote", str(world.git.bare), "main").startswith(
         world.git.git("rev-parse", "HEAD")
     )
