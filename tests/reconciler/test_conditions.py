@@ -89,7 +89,7 @@ T, F, U = Truth.TRUE, Truth.FALSE, Truth.UNKNOWN
             )
             for state, expected in {
                 PipelineState.STARTING: (U, c.STARTING),
-                PipelineState.WAITING: (T, c.WAITING_FOR_SCHEDULE),
+                PipelineState.WAITING: (T, c.WAITING),
                 PipelineState.RETRYING: (F, c.RETRYING),
                 PipelineState.DRAINING: (U, c.DRAINING),
                 PipelineState.STOPPED: (F, c.STOPPED),
