@@ -10,6 +10,7 @@ a block fenced as `console skip` is only shown.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -158,8 +159,9 @@ class Shell:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         # Jobs of the shell end as a person would end them; then the shell itself.
-        self._process.stdin.write("kill $(jobs -p) 2>/dev/null; wait\nexit\n")
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # a command may have ended the shell
+            self._process.stdin.write("kill $(jobs -p) 2>/dev/null; wait\nexit\n")
+            self._process.stdin.close()
         try:
             self._process.wait(20)
         finally:

@@ -26,5 +26,5 @@ class CastConfig(PluginConfig):
     """Arrow types, by column name. A value must survive exactly: 1.5 is no int64, and a time of
     day does not fit in a date."""
     on_error: Literal["reject", "null"] = "reject"
-    """What happens to a row with a value that does not fit: `reject` sends it to the dead letters;
-    `null` keeps it, with NULL in that column."""
+    """What happens to a row with a value that does not fit: `reject` stops the pipeline before it,
+    with the row named and the position unmoved; `null` keeps it, with NULL in that column."""
