@@ -106,9 +106,12 @@ def _explain_plugin(path: str, catalog: Catalog) -> str:
 
 def _plugin_example(entry: CatalogEntry) -> Iterator[str]:
     required = [n for n in entry.properties if n in entry.schema.get("required", ())]
-    fields = {name: _sample(entry.properties[name], entry.schema) for name in required}
-    if entry.shorthand is not None and set(fields) <= {entry.shorthand}:
-        shown = _flow(_sample(entry.properties[entry.shorthand], entry.schema))
+    sampled = {name: _sample(entry.properties[name], entry.schema) for name in required}
+    fields = next(iter(entry.schema.get("examples", ())), sampled)
+    if not fields and entry.shorthand is not None and not entry.schema.get("examples"):
+        fields = {entry.shorthand: _sample(entry.properties[entry.shorthand], entry.schema)}
+    if entry.shorthand is not None and set(fields) == {entry.shorthand}:
+        shown = _flow(fields[entry.shorthand])
     else:
         shown = _flow(fields)
     if entry.role == "transform":
@@ -145,7 +148,11 @@ def _sample(part: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
 
 def _flow(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{k}: {_flow(v)}" for k, v in value.items()) + " }"
+        return (
+            "{}"
+            if not value
+            else "{ " + ", ".join(f"{k}: {_flow(v)}" for k, v in value.items()) + " }"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(_flow(item) for item in value) + "]"
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _NO_TEXT:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from mycelial.schemas.base import PluginConfig, SecretRef
 
 _CONNECTION = frozenset(
     {"host", "port", "database", "user", "password", "sslmode", "sslrootcert", "connect_timeout"}
 )
+_EXAMPLE: dict[str, Any] = {
+    "host": "db.internal",
+    "database": "dw",
+    "user": "loader",
+    "password": {"secret": "warehouse-pw"},
+}
 
 
 class _Connection(PluginConfig):
@@ -37,6 +43,15 @@ class _Connection(PluginConfig):
 class PostgresSourceConfig(_Connection):
     """Read a table or a query of a PostgreSQL database."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {**_EXAMPLE, "table": "sales.orders", "cursor": "id"},
+                {**_EXAMPLE, "query": "select id, total from paid_orders", "key": ["id"]},
+            ]
+        }
+    )
+
     table: str = ""
     """The table to read: `orders`, `sales.orders`, or quoted, `"Sales"."Order items"`."""
     query: str = ""
@@ -58,6 +73,15 @@ class PostgresSourceConfig(_Connection):
 
 class PostgresDestinationConfig(_Connection):
     """Write a table of a PostgreSQL database."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {**_EXAMPLE, "table": "orders"},
+                {**_EXAMPLE, "table": "sales", "mode": "upsert", "key": ["site", "id"]},
+            ]
+        }
+    )
 
     table: str = Field(min_length=1)
     """The table to write; it is made when it is not there."""

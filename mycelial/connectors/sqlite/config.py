@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from mycelial.schemas.base import Duration, PluginConfig
 
@@ -20,6 +20,15 @@ class _Connection(PluginConfig):
 
 class SqliteSourceConfig(_Connection):
     """Read a table or a query of a SQLite file."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"path": "shop.db", "table": "orders", "cursor": "id"},
+                {"path": "shop.db", "query": "select id, total from paid_orders", "key": ["id"]},
+            ]
+        }
+    )
 
     table: str = ""
     """The table or view to read."""
@@ -43,6 +52,15 @@ class SqliteSourceConfig(_Connection):
 
 class SqliteDestinationConfig(_Connection):
     """Write a table of a SQLite file."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"path": "hub.db", "table": "orders"},
+                {"path": "hub.db", "table": "sales", "mode": "upsert", "key": ["site", "id"]},
+            ]
+        }
+    )
 
     table: str = Field(min_length=1)
     """The table to write; file and table are made when they are not there."""
