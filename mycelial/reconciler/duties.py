@@ -232,18 +232,25 @@ class Step:
         limit = self.ground.memory_limit(daemon_id, current)
         if current is not None and self._is_unchanged(current, key, limit):
             return
-        if current is None and blockers and self.workflow.placement.mode is not PlacementMode.EVERY:
+        shares = self.workflow.placement.mode is not PlacementMode.EVERY  # one scope, one holder
+        if current is None and blockers and shares:
             self._await(daemon_id, blockers)
             return
         spec = self._spec(daemon_id, current, key)
         if spec is None:
+            return
+        takes_scope = current is None or current.spec is None or current.spec.scope != spec.scope
+        holders = [i for i in blockers if shares and self._may_hold(i, spec.scope)]
+        if takes_scope and holders:
+            self._await(daemon_id, holders)
             return
         duty = Duty(
             daemon_id=daemon_id,
             uid=self.workflow.uid,
             name=self.workflow.name,
             generation=self.identity.generation,
-            epoch=self.next_epoch if current is None else current.epoch,
+            # A scope that is new here may be known elsewhere under the old number (R12).
+            epoch=self.next_epoch if current is None or takes_scope else current.epoch,
             spec_hash=_hash(spec, current),
             spec=spec,
             revision=self.ground.desired.revision,
@@ -256,6 +263,11 @@ class Step:
             return
         self.out.duties.append(duty)
         self._note_assigned(daemon_id, current, duty)
+
+    def _may_hold(self, daemon_id: str, scope: str) -> bool:
+        """Tell whether a worker there may write to `scope`; a tombstone no longer says which."""
+        spec = self.held[daemon_id].spec
+        return spec is None or spec.scope == scope
 
     def _is_unchanged(self, current: Duty, key: str, limit: int | None) -> bool:
         return (

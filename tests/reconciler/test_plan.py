@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fleetmodel import World, daemon, desired, workflow
@@ -276,6 +276,40 @@ def test_a_move_to_a_daemon_that_never_joined_leaves_the_workflow_where_it_is():
     assert NEVER_JOINED in reasons(outcome, "uid-a")
 
 
+def test_a_daemon_that_already_runs_another_scope_waits_for_the_one_it_takes_over():
+    w = world()
+    w.settle(desired(workflow("c", every="role=till")))
+    one = workflow("c", one="role=till")
+    w.apply(desired(one, complete=False))
+    scopes = {i: duty.spec.scope for (i, _), duty in w.ledger.duties.items()}
+    w.set_daemon("shop-02", labels={"role": "hub"})
+    unread = w.settle(desired(one, complete=False))
+    assert reasons(unread, "uid-c") == [
+        conditions.DEPARTURE_HELD,
+        conditions.WAITING_FOR_HANDOVER,
+    ]
+    assert {i: duty.spec.scope for (i, _), duty in w.ledger.duties.items()} == scopes
+    w.settle(desired(one))
+    (duty,) = w.ledger.duties.values()
+    assert (duty.daemon_id, duty.spec.scope) == ("id-shop-01", scopes["id-shop-02"])
+    assert w.running_on("shop-01") == {"uid-c"}
+    assert w.running_on("shop-02") == set()
+
+
+@pytest.mark.parametrize("away", [Liveness.OFFLINE, Liveness.ONLINE])
+def test_whoever_takes_a_scope_over_gets_a_higher_epoch(away):
+    w = world()
+    w.settle(desired(workflow("c", every="role=till")))
+    one = workflow("c", one="role=till")
+    w.apply(desired(one, complete=False))
+    before = w.ledger.duties[("id-shop-02", "uid-c")]
+    w.set_daemon("shop-02", labels={"role": "hub"}, liveness=away)
+    w.settle(desired(one))
+    after = w.ledger.duties[("id-shop-01", "uid-c")]
+    assert after.spec.scope == before.spec.scope
+    assert after.epoch > before.epoch
+
+
 def test_a_revoked_holder_is_replaced_at_once_with_a_higher_epoch():
     w = world()
     one = desired(workflow("a", one="role=till"))
@@ -420,11 +454,20 @@ def test_an_emptied_revision_deletes_nothing_unconfirmed(first):
     assert all(change.held for change in outcome.plan.changes)
 
 
+FROM_EVERY_TO_ONE_WHOSE_HOLDER_LEAVES = [
+    ("desired", desired(workflow("c", every="role=till"))),
+    ("desired", desired(workflow("c", one="role=till"), complete=False)),
+    ("labels", {"role": "hub"}),
+]
+
+
 @slower
 @given(history=st.lists(moves, max_size=14))
+@example(history=FROM_EVERY_TO_ONE_WHOSE_HOLDER_LEAVES)
 def test_whatever_happens_the_invariants_hold(history):
     w = world()
     state = desired()
+    numbered = {}
     for kind, value in history:
         before = w.ledger
         match kind:
@@ -440,6 +483,7 @@ def test_whatever_happens_the_invariants_hold(history):
         assert_rises(before, w.ledger)
         assert w.plan(state).write.is_empty, "planning twice on one observation"
         assert_single_holder(w, state)
+        assert_a_fence_tells_daemons_apart(w, numbered)
         for duty in w.ledger.duties.values():
             placed = conditions.assess(duty, w.daemons[duty.daemon_id], now=w.now)
             assert violations(placed) == ()
@@ -472,3 +516,10 @@ def assert_single_holder(w, state):
         held = [d for (_, u), d in w.ledger.duties.items() if u == wanted.uid and not d.tombstone]
         scopes = [d.spec.scope for d in held]
         assert len(scopes) == len(set(scopes))
+
+
+def assert_a_fence_tells_daemons_apart(w, numbered):
+    """Attempts are each daemon's own: under one epoch, two daemons could not fence each other."""
+    for (daemon_id, _), duty in w.ledger.duties.items():
+        if duty.tombstone is None:
+            assert numbered.setdefault((duty.spec.scope, duty.epoch), daemon_id) == daemon_id
