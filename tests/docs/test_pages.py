@@ -4,15 +4,19 @@ pages."""
 from __future__ import annotations
 
 import ast
+import importlib
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import console
-import generated_docs
 import pytest
 
+import console
+import generated_docs
 from mycelial.cli.wire_up import installed_catalog
+from mycelial.daemon import config
+from mycelial.kernel.errors import ExitCode
 from mycelial.schemas.validate import validate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +25,9 @@ PAGES = sorted(
 )
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _CODE_NAME = re.compile(r"`((?:mycelial|tests|benchmarks)/[\w/.-]+\.(?:py|sql))(?::([\w.]+))?`")
-_PATH = re.compile(r"`((?:mycelial|tests|docs|examples|manifests|benchmarks|requirements)/[^`\s]*)`")
+_PATH = re.compile(
+    r"`((?:mycelial|tests|docs|examples|manifests|benchmarks|requirements)/[^`\s]*)`"
+)
 
 
 def _id(page: Path) -> str:
@@ -48,7 +54,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_files_and_names_in_the_code_exist(page: Path) -> None:
     text = page.read_text("utf-8")
     for path in _PATH.findall(text):
-        if not _CODE_NAME.fullmatch(f"`{path}`") and "*" not in path and "NN" not in path:
+        if not _CODE_NAME.fullmatch(f"`{path}`") and "*" not in path and "NAME" not in path:
             assert (ROOT / path.rstrip("/")).exists(), f"{path} does not exist"
     for path, name in _CODE_NAME.findall(text):
         file = ROOT / path
@@ -73,6 +79,43 @@ def test_generated_pages_are_current(name: str, request: pytest.FixtureRequest) 
         generated_docs.write([name])
     text = (ROOT / name).read_text("utf-8")
     assert text == generated_docs.PAGES[name](), f"run: make golden ({name})"
+
+
+def test_code_compiles_and_imports_what_there_is(page: Path) -> None:
+    for fence in console.fences(page.read_text("utf-8")):
+        if fence.language == "python":
+            for node in ast.walk(ast.parse(fence.text)):
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    module = importlib.import_module(node.module)
+                    assert [a.name for a in node.names if not hasattr(module, a.name)] == []
+
+
+def test_config_files_are_valid(page: Path) -> None:
+    for fence in console.fences(page.read_text("utf-8")):
+        if fence.language == "toml":
+            read = tomllib.loads(fence.text)
+            if "node" in read:
+                assert config.parse(fence.text.encode()).node.name == read["node"]["name"]
+
+
+def test_every_option_of_the_daemons_config_is_documented() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    (shown,) = [
+        tomllib.loads(fence.text)
+        for fence in console.fences(text)
+        if fence.language == "toml" and "[node]" in fence.text
+    ]
+    assert set(shown) == set(config._ROOT)
+    assert set(shown["node"]) == set(config._NODE)
+    assert set(shown["server"]) == set(config._SERVER) - {"url"}
+    assert set(shown["secrets"]) == set(config._SECRETS)
+    assert set(shown["policy"]) == set(config._POLICY)
+    assert set(shown["sources"][0]) == set(config._ENDPOINT)
+
+
+def test_every_exit_code_is_documented() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8").split("## Exit codes")[1]
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)] == [*ExitCode]
 
 
 def test_every_decision_is_listed_and_says_what_it_must() -> None:
