@@ -7,6 +7,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 JOBS   ?= 2
 export PYTHONUNBUFFERED = 1
+# Bytecode is cached whatever the shell says: start-up times are measured as users have them.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test check bench chaos lock golden clean
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Measured:
-    """One run. `peak_tree_mib` is the largest sum of PSS over the tree, sampled every 20 ms;
-    `peak_process_mib` the largest resident set of one process (the kernel's own figure)."""
+    """One run. `peak_tree_mib` is the largest sum of PSS over the tree, sampled every 20 ms (0 when
+    nobody looked); `peak_process_mib` the largest resident set of one process, as the kernel
+    says."""
 
     exit_code: int
     wall_seconds: float

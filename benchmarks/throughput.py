@@ -99,7 +99,7 @@ class Bench:
         )
         return path
 
-    def ours(self, text: str, name: str) -> measure.Measured:
+    def ours(self, text: str, name: str, *, memory: bool) -> measure.Measured:
         """Run a workflow in a fresh process with fresh state."""
         shutil.rmtree(self.work / "state", ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -111,11 +111,12 @@ class Bench:
             str(Path(sys.executable).parent / "mycelial"), "run",
             str(self.manifest(text, name)), "--state", str(self.work / "state"),
         ]  # fmt: skip
-        return measure.run(command, cwd=self.work)
+        return measure.run(command, cwd=self.work, memory=memory)
 
-    def bare(self, *operands: str) -> measure.Measured:
+    def bare(self, *operands: str, memory: bool) -> measure.Measured:
         """Run the bare loop."""
-        return measure.run([sys.executable, str(HERE / "bare_adbc.py"), *operands], cwd=self.work)
+        command = [sys.executable, str(HERE / "bare_adbc.py"), *operands]
+        return measure.run(command, cwd=self.work, memory=memory)
 
     def check(self, side: str, found: tuple[object, ...]) -> None:
         """Fail when what arrived is not what was there."""
@@ -126,20 +127,22 @@ class Bench:
 def compare(
     name: str,
     repetitions: int,
-    sides: dict[str, Callable[[], measure.Measured]],
+    sides: dict[str, Callable[[bool], measure.Measured]],
     check: dict[str, Callable[[], tuple[object, ...]]],
     bench: Bench,
 ) -> float:
     """Run the sides in turn, print a line each and return the ratio of our rate to the bare."""
     walls: dict[str, list[float]] = {side: [] for side in sides}
     peaks: dict[str, float] = dict.fromkeys(sides, 0.0)
-    for _ in range(repetitions):
+    # Looking at memory fifty times a second costs time, so the last round is not timed.
+    for is_timed in [True] * repetitions + [False]:
         for side, run in sides.items():
-            done = run()
+            done = run(not is_timed)
             if done.exit_code != 0:
                 sys.exit(f"{name} {side} ended with {done.exit_code}:\n{done.output}")
             bench.check(f"{name} {side}", check[side]())
-            walls[side].append(done.wall_seconds)
+            if is_timed:
+                walls[side].append(done.wall_seconds)
             peaks[side] = max(peaks[side], done.peak_tree_mib)
     for side, seconds in walls.items():
         wall = statistics.median(seconds)
@@ -171,8 +174,12 @@ def main() -> int:
             first = compare(
                 "SQLite -> PostgreSQL", repetitions,
                 {
-                    "bare": lambda b=bench: b.bare("sqlite-postgres", str(b.database), b.url),
-                    "mycelial": lambda b=bench: b.ours(SQLITE_TO_POSTGRES, "sqlite-postgres"),
+                    "bare": lambda memory, b=bench: b.bare(
+                        "sqlite-postgres", str(b.database), b.url, memory=memory
+                    ),
+                    "mycelial": lambda memory, b=bench: b.ours(
+                        SQLITE_TO_POSTGRES, "sqlite-postgres", memory=memory
+                    ),
                 },
                 {
                     "bare": lambda b=bench: arrived_in_postgres(b.url, "bare_events"),
@@ -183,8 +190,12 @@ def main() -> int:
             second = compare(
                 "PostgreSQL -> Parquet", repetitions,
                 {
-                    "bare": lambda b=bench: b.bare("postgres-parquet", b.url, str(bare_file)),
-                    "mycelial": lambda b=bench: b.ours(POSTGRES_TO_PARQUET, "postgres-parquet"),
+                    "bare": lambda memory, b=bench: b.bare(
+                        "postgres-parquet", b.url, str(bare_file), memory=memory
+                    ),
+                    "mycelial": lambda memory, b=bench: b.ours(
+                        POSTGRES_TO_PARQUET, "postgres-parquet", memory=memory
+                    ),
                 },
                 {
                     "bare": lambda: arrived_in_parquet(bare_file),

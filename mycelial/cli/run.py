@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -85,8 +85,12 @@ def run(
     Its position is kept, so that an interrupted run goes on where it was. Secrets come from
     MYCELIAL_SECRET_<NAME> or from --config.
     """
+    from mycelial.cli.apart import work_apart
+    from mycelial.cli.files import read_manifests
     from mycelial.cli.fleet import parse_labels
     from mycelial.runtime.foreground import prestart
+    from mycelial.schemas.codec import decode
+    from mycelial.schemas.desired import PipelineSpec
 
     options = RunOptions(
         paths,
@@ -100,7 +104,9 @@ def run(
     # The worker loads Arrow and the drivers while this process reads the manifest.
     worker = prestart()
     try:
-        chosen = _resolve(options)
+        files = read_manifests(options.paths)
+        found = work_apart(lambda: _resolve(options, files))
+        chosen = _Chosen(decode(PipelineSpec, found["spec"]), found["file"], files)
         gc.freeze()
         gc.enable()
         return _run(options, chosen, worker)
@@ -123,13 +129,13 @@ class _Chosen:
         return point(problem, files=self.files, file=self.file, workflow=self.spec.workflow)
 
 
-def _resolve(options: RunOptions) -> _Chosen:
-    from mycelial.cli.files import read_manifests
+def _resolve(options: RunOptions, files: Mapping[str, bytes]) -> Mapping[str, Any]:
+    """Return the spec to run and the file it stands in, as JSON. Raises: MycelialError."""
     from mycelial.cli.wire_up import installed_catalog
+    from mycelial.schemas.codec import encode
     from mycelial.schemas.resolve import resolve
     from mycelial.schemas.validate import NOT_CHECKED, made_strict, validate
 
-    files = read_manifests(options.paths)
     found = validate(files, installed_catalog())
     chosen = _choose(options, found)
     subject = f"Workflow/{chosen.name}"
@@ -143,7 +149,7 @@ def _resolve(options: RunOptions) -> _Chosen:
     warnings = [p for p in found.problems if p.severity is Severity.WARNING]
     if not options.quiet:
         show_problems(warnings)
-    return _Chosen(spec, chosen.location.file, files)
+    return {"spec": encode(spec), "file": chosen.location.file}
 
 
 def _choose(options: RunOptions, found: Validation) -> DesiredWorkflow:

@@ -97,7 +97,7 @@ class Delivery:
     unit_rows: int | None = None
     unit_bytes: int | None = None
     unit_seconds: float | None = None
-    queue_bytes: int = 16 * 1024 * 1024
+    queue_bytes: int = 8 * 1024 * 1024
     allow_lossy: tuple[str, ...] = ()
 
 

@@ -85,7 +85,7 @@ class DeliveryField(StrictModel):
     """`auto` takes the best that source and destination can give; `exactly-once` refuses less."""
     unit: Unit = Field(default_factory=Unit)
     """Bounds of a commit; what is not given is chosen by the destination."""
-    queue: Size = Field(default=16 * 1024 * 1024, gt=0)
+    queue: Size = Field(default=8 * 1024 * 1024, gt=0)
     """How many bytes may wait between reading and writing."""
     allow_lossy: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     """Columns whose values may lose precision or range on the way; all others are refused."""

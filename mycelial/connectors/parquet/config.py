@@ -56,5 +56,5 @@ class ParquetDestinationConfig(PluginConfig):
         pattern=r"^(uncompressed|snappy|lz4_raw|(zstd|gzip|brotli)(\([0-9]{1,2}\))?)$",
     )
     """Codec, with its level in brackets."""
-    row_group_rows: int = Field(default=131_072, ge=1_024, le=10_000_000)
+    row_group_rows: int = Field(default=65_536, ge=1_024, le=10_000_000)
     """Rows per row group: more compress better and need more memory to write."""

@@ -7,51 +7,18 @@ Imports arro3: call from drivers, not from spec modules.
 
 from __future__ import annotations
 
-import ctypes
 import re
+import sys
 from array import array as integers
-from typing import TYPE_CHECKING
+from functools import lru_cache
 
 from arro3.core import Array, DataType
 
 from mycelial.sdk.kit.casts import DoesNotFit, strict_cast
-
-if TYPE_CHECKING:
-    from typing import Any
+from mycelial.sdk.kit.textbytes import text_bytes
 
 _MORE_THAN_MICROS = re.compile(rb"\.\d{7}")
 _ZONE = re.compile(rb"[Zz+-]")
-
-
-class _ArrowArray(ctypes.Structure):
-    # The head of the C data interface's struct; what follows is not read here.
-    _fields_ = (
-        ("length", ctypes.c_int64),
-        ("null_count", ctypes.c_int64),
-        ("offset", ctypes.c_int64),
-        ("n_buffers", ctypes.c_int64),
-        ("n_children", ctypes.c_int64),
-        ("buffers", ctypes.POINTER(ctypes.c_void_p)),
-    )
-
-
-_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-_pointer.restype = ctypes.c_void_p
-_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
-
-
-def text_bytes(array: Array) -> tuple[bytes, bytes]:
-    """Return the values of a utf8 array, one after the other, and their int32 offsets."""
-    capsule: Any = array.__arrow_c_array__()[1]
-    head = _ArrowArray.from_address(_pointer(capsule, b"arrow_array"))
-    if not head.length:
-        return b"", bytes(4)
-    start = head.buffers[1] + 4 * head.offset
-    offsets = ctypes.string_at(start, 4 * (head.length + 1))
-    first = int.from_bytes(offsets[:4], "little")
-    last = int.from_bytes(offsets[-4:], "little")
-    values = head.buffers[2]
-    return (ctypes.string_at(values + first, last - first) if values else b""), offsets
 
 
 def cast_iso(column: str, array: Array, wanted: DataType) -> Array:
@@ -76,14 +43,18 @@ def cast_iso(column: str, array: Array, wanted: DataType) -> Array:
 
 def _is_uniform(offsets: bytes, length_max: int) -> bool:
     """Tell whether all values are equally long, and not longer than `length_max`."""
-    found = integers("i")
-    found.frombytes(offsets)
-    if len(found) < 2:
+    count = len(offsets) // 4
+    if count < 2:
         return True
-    step = found[1] - found[0]
-    if not 0 < step <= length_max:
-        return False
-    return found.tobytes() == integers("i", range(found[0], found[-1] + 1, step)).tobytes()
+    first, second = (int.from_bytes(offsets[i : i + 4], sys.byteorder) for i in (0, 4))
+    step = second - first
+    return 0 < step <= length_max and offsets == _offsets_of(first, step, count)
+
+
+@lru_cache(maxsize=8)
+def _offsets_of(first: int, step: int, count: int) -> bytes:
+    """Return the offsets of `count - 1` values of `step` bytes; batches of a stream share them."""
+    return integers("i", range(first, first + step * count, step)).tobytes()
 
 
 def _is_whole(text: bytes, *, dated: bool, zoned: bool) -> bool:
