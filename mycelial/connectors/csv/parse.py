@@ -114,8 +114,8 @@ class RecordParser:
                 f'{_at(piece, line)}: the value of column "{self.schema.names[index]}" is no '
                 f"{type_name(kind)}"
                 + (f" ({len(cast.bad)} such values nearby)" if len(cast.bad) > 1 else ""),
-                fix="correct the file, or declare the column as text and add a `cast` transform, "
-                "which sends bad rows to the dead letters",
+                fix="correct the file, or declare the column as text and add a `cast` transform "
+                "with `onError: null`",
             )
         return cast.values
 
