@@ -204,7 +204,8 @@ class _ObjectCheck:
         return {"limits": model.spec.limits.model_dump()} if model is not None else None
 
     def _project(self, model: Any) -> dict[str, Any] | None:
-        if self.file != PROJECT_FILE:
+        # Whether the file lies at the root, compiling sees: here there is only this one file.
+        if self.file.rpartition("/")[2] not in (PROJECT_FILE, "<stdin>"):
             what = f"the Project object belongs into {PROJECT_FILE} at the root"
             self._error("MYC-REF-014", what, f"move it to {PROJECT_FILE}", ())
         if model is None:

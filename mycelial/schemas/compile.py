@@ -149,11 +149,21 @@ class _Compiler:
             fix = "a tree has one Project"
             self._error("MYC-REF-014", what, fix, (file, other), "metadata.name")
         if not found:
-            unread = any(f.path == PROJECT_FILE and not f.complete for f in self.files)
+            unread = any(
+                f.path.rpartition("/")[2] == PROJECT_FILE and not f.complete for f in self.files
+            )
             return None if unread else ProjectSettings()
         file, project = found[0]
         if len(found) > 1 or project.spec is None or project.id in self.blocked:
             self.blocked.update(o.id for _, o in found)
+            return None
+        root = file.removesuffix(PROJECT_FILE)
+        outside = next((f.path for f in self.files if not f.path.startswith(root)), None)
+        if outside is not None and root != file:
+            what = f"the Project object belongs above all manifests; {outside} is not below it"
+            fix = f"move {PROJECT_FILE} to the root"
+            self._error("MYC-REF-014", what, fix, (file, project), "metadata.name")
+            self.blocked.add(project.id)
             return None
         spec = project.spec
         self._expand_variables(file, project, spec["variables"])

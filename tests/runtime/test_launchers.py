@@ -143,7 +143,9 @@ def test_a_forked_worker_is_its_own_session_with_default_signals(zygote, world):
     assert os.getsid(worker.pid) == worker.pid
     status = Path(f"/proc/{worker.pid}/status").read_text()
     ignored = int(next(x for x in status.splitlines() if x.startswith("SigIgn")).split()[1], 16)
-    assert ignored & ~(1 << signal.SIGPIPE - 1) & ~(1 << signal.SIGXFSZ - 1) == 0
+    # Python ignores these two; those from 32 on are the C library's own and cannot be reset.
+    spared = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
+    assert ignored & ~spared & (1 << 31) - 1 == 0
     fds = {str(f.readlink()) for f in Path(f"/proc/{worker.pid}/fd").iterdir()}
     assert not any("socket" in name for name in fds)
     worker.kill()

@@ -17,7 +17,7 @@ from mycelial.schemas.checked import CheckedFile
 from mycelial.schemas.compile import compile_tree
 from mycelial.schemas.desired import DesiredState, PlacementMode, Schedule
 from mycelial.schemas.parse import parse_file
-from mycelial.schemas.validate import Validation
+from mycelial.schemas.validate import Validation, validate
 
 Check = Callable[..., Validation]
 PROJECT = "apiVersion: mycelial/v1\nkind: Project\nmetadata: { name: p }\nspec:\n  uid: u-1\n"
@@ -201,7 +201,7 @@ _FIELDS = {
         "{sqlite: {table: t, path: b.db, cursor: null}}",
         "\n    sqlite: { path: 'b.db', table: t }",
     ),
-    "delivery": ("{}", "{ guarantee: auto }", "{ queue: 16MiB }"),
+    "delivery": ("{}", "{ guarantee: auto }", "{ queue: 8MiB }"),
 }
 
 
@@ -414,3 +414,12 @@ def test_a_cached_file_of_another_format_is_refused() -> None:
     assert CheckedFile.from_json(data, path="b.yaml") == replace(
         CheckedFile("a.yaml"), path="b.yaml"
     )
+
+
+def test_a_project_file_is_at_the_root_when_all_manifests_lie_below_it(catalog):
+    project = b"apiVersion: mycelial/v1\nkind: Project\nmetadata: { name: p }\nspec: { uid: u1 }\n"
+    workflow = b"apiVersion: mycelial/v1\nkind: Workflow\nmetadata: { name: w }\nspec: {}\n"
+    below = {"deploy/mycelial.yaml": project, "deploy/flows/w.yaml": workflow}
+    beside = {"deploy/mycelial.yaml": project, "flows/w.yaml": workflow}
+    codes = [[p.code for p in validate(files, catalog).problems] for files in (below, beside)]
+    assert ["MYC-REF-014" in found for found in codes] == [False, True]
