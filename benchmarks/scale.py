@@ -81,20 +81,22 @@ def main() -> int:
     try:
         make(work / "repo", options.files)
         command = [MYCELIAL, "validate", str(work / "repo")]
-        cold = measure.run(command)
+        cold = measure.run(command, memory=False)
         changed = work / "repo" / "workflows" / "r7" / "till-00007.yaml"
         changed.write_text(changed.read_text().replace("every 30s", "every 45s"))
-        warm = measure.run(command)
+        warm = measure.run(command, memory=False)
+        memory = measure.run(command).peak_tree_mib
         for name, run, bound in (
             ("cold", cold, BOUND_COLD_SECONDS), ("one file changed", warm, BOUND_WARM_SECONDS),
         ):  # fmt: skip
             print(
                 f"validate {options.files:,} files, {name:<17} {run.wall_seconds:6.2f} s "
-                f"(bound {bound} s)  peak of the tree {run.peak_tree_mib:.0f} MiB  "
+                f"(bound {bound} s)  "
                 f"{run.output.strip().splitlines()[-1]}"
             )
             if run.exit_code != 0:
                 sys.exit(run.output[-2000:])
+        print(f"peak of the tree, everything known: {memory:.0f} MiB")
         in_time = cold.wall_seconds < BOUND_COLD_SECONDS and warm.wall_seconds < BOUND_WARM_SECONDS
         return 0 if in_time else 1
     finally:

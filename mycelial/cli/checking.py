@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,7 @@ def validate_found(
         # The cache's edition depends on every plugin's model; a few files are checked sooner.
         ordered = tuple(check_files(found, catalog))
     else:
-        known = _Known(cache, digest([__version__, catalog.digest]), clock)
+        known = _Known(cache, _edition(), clock)
         checked = known.recall(found)
         fresh = check_files([file for file in found if file.path not in checked], catalog)
         known.keep(found, fresh)
@@ -52,6 +53,25 @@ def validate_found(
     problems = framed(desired.problems, texts, ordered)
     problems = made_strict(problems) if strict else problems
     return Validation(problems, replace(desired, problems=problems), ordered)
+
+
+def _edition() -> str:
+    """Return what tells one judgement from another: the code that checks, and every plugin's.
+
+    Looked at as files: the catalog's own digest would need every plugin's model to be built.
+    """
+    import mycelial.schemas
+    from mycelial.sdk.registry import Registry
+
+    modules = [mycelial.schemas.__file__, *(p.origin for p in Registry.discover())]
+    folders = sorted({str(Path(name).parent) for name in modules if name})
+    entries = (entry for folder in folders for entry in os.scandir(folder))
+    sources = sorted(
+        (entry.path, stat.st_size, stat.st_mtime_ns)
+        for entry in entries
+        if entry.name.endswith(".py") and (stat := entry.stat())
+    )
+    return digest([__version__, sys.version, sources])
 
 
 def check_files(found: Sequence[FoundFile], catalog: Catalog) -> list[CheckedFile]:
@@ -109,15 +129,24 @@ class _Known:
         from mycelial.schemas.checked import CheckedFile
 
         wanted = {os.path.abspath(file.path): file for file in found}  # noqa: PTH100 - hot
-        recalled = {}
+        fresh: list[FoundFile] = []
+        values: list[str] = []
         for path, size, mtime_ns, seen_ns, value in self._rows(wanted):
             file = wanted.get(path)
             settled = mtime_ns < seen_ns - SETTLED_NS
             if file is None or not settled or (file.size, file.mtime_ns) != (size, mtime_ns):
                 continue
+            fresh.append(file)
+            values.append(value)
+        recalled = {}
+        try:
+            items = json.loads(f"[{','.join(values)}]")  # one call, not one for each file
+        except ValueError:
+            return {}
+        for file, item in zip(fresh, items, strict=True):
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 # A file with problems at another relative path is simply checked again.
-                recalled[file.path] = CheckedFile.from_json(json.loads(value), path=file.path)
+                recalled[file.path] = CheckedFile.from_json(item, path=file.path)
         return recalled
 
     def _rows(self, wanted: dict[str, FoundFile]) -> Iterable[tuple[str, int, int, int, str]]:

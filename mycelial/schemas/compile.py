@@ -245,16 +245,16 @@ class _Compiler:
         spec = found.spec
         assert spec is not None
         uses = list(found.uses)
-        parts: list[Any] = []
+        parts: list[tuple[str, str]] = []
         ends: list[PluginUse] = []
         for role in ("source", "destination"):
             made = self._end(file, found, role, spec[role], uses)
             if made is None:
                 return None
-            end, merged = made
+            end, connection = made
             ends.append(end)
-            if merged:
-                parts.append([role, merged])
+            if connection:
+                parts.append((role, connection))
         if not self._check_names(file, found, uses):
             return None
         steps = tuple(_plugin_use(step) for step in spec["transforms"])
@@ -303,11 +303,11 @@ class _Compiler:
     def _end(
         self, file: str, found: CheckedObject, role: Role, use: Mapping[str, Any],
         uses: list[tuple[str, str]],
-    ) -> tuple[PluginUse, Any] | None:  # fmt: skip
-        """Return one end of the workflow, and what a Connection made of it, if there is one."""
+    ) -> tuple[PluginUse, str] | None:  # fmt: skip
+        """Return one end of the workflow, and its Connection's digest or nothing."""
         target = use.get("connection")
         if target is None:
-            return _plugin_use(use), None
+            return _plugin_use(use), ""
         path = f"spec.{role}.{use['plugin']}.connection"
         there = self.objects.get(f"Connection/{target}")
         if there is None:
@@ -338,7 +338,7 @@ class _Compiler:
     def _merge(
         self, file: str, found: CheckedObject, role: Role, use: Mapping[str, Any],
         there: tuple[str, CheckedObject],
-    ) -> tuple[PluginUse, Any] | None:  # fmt: skip
+    ) -> tuple[PluginUse, str] | None:  # fmt: skip
         """Lay the workflow's fields over the Connection's, and over each override of it."""
         shared = there[1].spec
         assert shared is not None
@@ -378,8 +378,7 @@ class _Compiler:
             Override(o["selector"], config)
             for o, config in zip(shared["overrides"], made[1:], strict=True)
         )
-        merged = [made[0], [[o.selector, o.config] for o in overrides]]
-        return PluginUse(plugin, made[0], overrides=overrides), merged
+        return PluginUse(plugin, made[0], overrides=overrides), there[1].digest
 
     def _check_names(self, file: str, found: CheckedObject, uses: list[tuple[str, str]]) -> bool:
         good = True

@@ -9,6 +9,7 @@ or ending the iterator). `open` and `close` run in the thread that uses the obje
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +201,13 @@ class PluginSpec:
     preload: tuple[str, ...] = ()
     guarantee: str = ""
     version: str = "1"
+
+    @property
+    def origin(self) -> str:
+        """The file of the plugin's module, or nothing where it has none."""
+        loader = self.source or self.destination or self.transform
+        module = sys.modules.get(loader.config.__module__) if loader else None
+        return getattr(module, "__file__", None) or ""
 
     def loader(self, role: Role) -> Loader | None:
         """Return the loader of `role`, or None when the plugin lacks it."""
