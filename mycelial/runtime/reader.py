@@ -201,7 +201,9 @@ class Reader:
         streams = self._chain.streams if envelope.barrier is BarrierKind.SCHEMA else None
         last = len(group) - 1
         for index, item in enumerate(group):
-            passed = Item(item, index == last, rows if index == last else 0, streams)
+            # What a transform lets go of at a barrier still has the shape from before it.
+            is_last = index == last
+            passed = Item(item, is_last, rows if is_last else 0, streams if is_last else None)
             self._out.put(passed, item.nbytes)
         if self._holds_back:
             self._held = 0 if envelope.barrier else self._held + rows

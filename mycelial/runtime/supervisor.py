@@ -21,6 +21,7 @@ from mycelial.kernel.files import make_private_dir
 from mycelial.kernel.ports import EventSink, Log, NullEvents
 from mycelial.reconciler.running import RunningPipeline
 from mycelial.runtime.attempt import raise_attempt
+from mycelial.runtime.blame import meaning
 from mycelial.runtime.launcher import Launcher, WorkerHandle, control_line
 from mycelial.runtime.lines import read_lines
 from mycelial.runtime.pipelog import tail
@@ -252,7 +253,14 @@ class Supervisor:
         """Start one worker, hear it to its end, and return its exit code."""
         pipeline = slot.pipeline
         secrets = pipeline.secrets(pipeline.spec)
-        pipeline.attempt = await asyncio.to_thread(raise_attempt, pipeline.directory / "attempt")
+        try:
+            pipeline.attempt = await asyncio.to_thread(
+                raise_attempt, pipeline.directory / "attempt"
+            )
+        except OSError as error:  # a full disk has room again some day, without anybody's retry
+            meant = meaning(error)
+            pipeline.error = meant.problem if meant else _lost(f"it cannot be numbered: {error}")
+            return -1
         request = WorkerRequest(
             job="run",
             spec=pipeline.spec,

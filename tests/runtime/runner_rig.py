@@ -108,6 +108,7 @@ class Rig:
         self.clock = ManualClock()
         self.host, self.voice = Host(self.clock, actions), Voice()
         self.journal = Journal(world.state / "journal")
+        self.faults = faults or NoFaults()
         ctx = WorkerContext(
             policy=WorkerPolicy(),
             secrets=SecretBox({}),
@@ -123,7 +124,7 @@ class Rig:
             orders=self.host,
             reporter=Reporter(self.voice, self.clock, NullLog()),
             clock=self.clock,
-            faults=faults or NoFaults(),
+            faults=self.faults,
             log=NullLog(),
         )
         given = Run(
