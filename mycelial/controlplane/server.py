@@ -22,7 +22,12 @@ from mycelial.kernel.errors import NotAllowed, OperationFailed
 from mycelial.kernel.ports import Log
 
 CLOSE_SECONDS_MAX = 5
+HEAD_BYTES_MAX = 64 * 1024
 _BACKLOG = 2048
+_HEAD_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
 
 App = Callable[..., Awaitable[None]]
 
@@ -39,13 +44,64 @@ class Listener:
 
 
 class PeerCertificateProtocol(HttpToolsProtocol):
-    """Adds the peer's certificate (DER, or None) to each scope.
+    """Adds the peer's certificate (DER, or None) to each scope, and bounds what is not a body.
 
     uvicorn knows the certificate and does not pass it on; without it mutual TLS proves that some
-    daemon is calling, not which. These are its internals: the minor version is pinned.
+    daemon is calling, not which. It also holds a request's line and headers of any size, and they
+    are read before anybody is recognised. These are its internals: the minor version is pinned.
     """
 
     _peer_certificate: bytes | None = None
+    _head_bytes = 0  # of this message's line and headers, trailers included
+    _unread_bytes = 0  # since the parser last found something whole
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and end a connection whose request has no end before its body."""
+        self._unread_bytes += len(data)
+        super().data_received(data)
+        if max(self._head_bytes, self._unread_bytes) > HEAD_BYTES_MAX + len(data):
+            self._refuse_head()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the request's line."""
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header or trailer, up to the bound."""
+        self._count_head(len(name) + len(value))
+        if self._head_bytes <= HEAD_BYTES_MAX:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start the request, unless its headers were too many."""
+        self._unread_bytes = 0
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self._refuse_head()
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body, which has its own bound."""
+        self._unread_bytes = 0
+        if self._head_bytes <= HEAD_BYTES_MAX:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request."""
+        self._unread_bytes = 0
+        if self._head_bytes <= HEAD_BYTES_MAX:
+            super().on_message_complete()
+
+    def _count_head(self, count: int) -> None:
+        self._head_bytes += count
+        self._unread_bytes = 0
+
+    def _refuse_head(self) -> None:
+        if not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(_HEAD_TOO_LARGE)
+            self.transport.close()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Remember the certificate of this connection."""
@@ -54,8 +110,9 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         self._peer_certificate = tls.getpeercert(binary_form=True) if tls is not None else None
 
     def on_message_begin(self) -> None:
-        """Put it into the scope of every request, so also of those on a kept connection."""
+        """Put the certificate into the scope of each request, also of a kept connection."""
         super().on_message_begin()
+        self._head_bytes = 0
         extensions = self.scope.setdefault("extensions", {})
         extensions["tls"] = {"peer_certificate": self._peer_certificate}
 
