@@ -131,14 +131,21 @@ class WorkerContext:
         return os.fdopen(_open_beneath(self._root_of(path, write=write), path, mode), mode)
 
     def check_host(self, host: str, port: int) -> None:
-        """Raise PolicyDenied unless the policy lets this daemon connect there."""
+        """Raise PolicyDenied unless the policy lets this daemon connect there.
+
+        A driver may take several hosts between commas, and a Unix socket's directory: each of the
+        hosts has to be allowed, and a directory is, where a rule names it as it stands.
+        """
         hosts = self._policy.hosts
-        if hosts is not None and not any(_host_matches(rule, host, port) for rule in hosts):
-            raise PolicyDenied(
-                "MYC-RUN-042",
-                f"local policy does not allow a connection to {host}:{port}",
-                fix="add the host to `[policy] hosts` in the daemon's config.toml",
-            )
+        if hosts is None:
+            return
+        for one in host.split(","):
+            if not any(_host_matches(rule, one, port) for rule in hosts):
+                raise PolicyDenied(
+                    "MYC-RUN-042",
+                    f"local policy does not allow a connection to {one}:{port}",
+                    fix="add the host to `[policy] hosts` in the daemon's config.toml",
+                )
 
     def progress(self) -> None:
         """Tell the watchdog that a long call is alive."""
@@ -188,6 +195,8 @@ def _open_beneath(root: Path, path: Path, mode: str) -> int:
 
 
 def _host_matches(rule: str, host: str, port: int) -> bool:
+    if host.startswith(("/", "@")):
+        return rule in (host, "*")
     name, colon, number = rule.rpartition(":")
     if colon and number.isdigit() and not name.endswith(":") and name.count(":") == 0:
         if int(number) != port:

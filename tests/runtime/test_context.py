@@ -97,6 +97,28 @@ def test_hosts(tree, rule, allowed):
             ctx.check_host("db.example.com", 5432)
 
 
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        pytest.param("a.example.com,b.example.com", True, id="several"),
+        pytest.param("evil.test,a.example.com", False, id="one of several is not"),
+        pytest.param("a.example.com,", False, id="an empty one is the local socket"),
+        pytest.param("/run/postgresql", True, id="socket that a rule names"),
+        pytest.param("/run/other", False, id="socket"),
+        pytest.param("/run/x.example.com", False, id="socket that looks like a host"),
+        pytest.param("@x.example.com", False, id="abstract socket"),
+        pytest.param("/run/other,a.example.com", False, id="socket before a host"),
+    ],
+)
+def test_a_driver_cannot_be_led_past_the_hosts_allowed(tree, host, allowed):
+    ctx = context(tree, hosts=("*.example.com", "/run/postgresql"))
+    if allowed:
+        ctx.check_host(host, 5432)
+    else:
+        with pytest.raises(PolicyDenied, match="MYC-RUN-042"):
+            ctx.check_host(host, 5432)
+
+
 def test_networks(tree):
     ctx = context(tree, hosts=("10.0.0.0/8", "::1"))
     ctx.check_host("10.1.2.3", 1)

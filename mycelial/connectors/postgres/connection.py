@@ -19,8 +19,7 @@ def connect(config: Any, ctx: Context, purpose: str) -> Session:
     Permanent."""
     from adbc_driver_postgresql import _driver_path
 
-    if not config.host.startswith("/"):
-        ctx.check_host(config.host, config.port)
+    ctx.check_host(config.host, config.port)
     password = ctx.secret(config.password) if config.password else None
     where = f"{config.user}@{config.host}:{config.port}/{config.database}"
     session = Session(
