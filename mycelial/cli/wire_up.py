@@ -257,7 +257,7 @@ def run_daemon(*, config_file: Path | None, state_dir: Path | None) -> None:
     clock, rng = SystemClock(), system_rng()
     log = log_to_stderr(clock)
     events = EventHistory(clock, log)
-    launcher = _launcher()
+    launcher = _launcher(config.secrets.env_prefix)
 
     def supervisor(on_change: Callable[[str], None]) -> Supervisor:
         return Supervisor(
@@ -297,12 +297,14 @@ def _state_dir(config: object, given: Path | None) -> Path:
     return (base / named).resolve() if named else data_home() / "daemon"
 
 
-def _launcher() -> Launcher:
+def _launcher(secret_prefix: str) -> Launcher:
     """Fork from a zygote where that is safe (Linux), spawn elsewhere."""
+    from mycelial.runtime.launcher import HIDDEN_FROM_WORKERS
     from mycelial.runtime.spawn import SpawnLauncher
     from mycelial.runtime.zygote import ZygoteLauncher, is_supported
 
-    return ZygoteLauncher() if is_supported() else SpawnLauncher()
+    hidden = (*HIDDEN_FROM_WORKERS, secret_prefix) if secret_prefix else HIDDEN_FROM_WORKERS
+    return ZygoteLauncher(hidden=hidden) if is_supported() else SpawnLauncher(hidden=hidden)
 
 
 def _abilities_of_child() -> Abilities:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from mycelial.kernel.errors import OperationFailed
 from mycelial.runtime.ports import Control, WorkerRequest
 from mycelial.schemas.codec import encode
+
+HIDDEN_FROM_WORKERS = ("MYCELIAL_SECRET_", "MYCELIAL_JOIN_TOKEN", "MYCELIAL_TOKEN")
+"""How the names of variables begin that workers never inherit."""
 
 UNKNOWN_STATUS = -256
 """Exit status of a worker whose zygote died before it could be told."""
@@ -44,6 +48,18 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """Release what the launcher itself holds; workers live on until their pipes close."""
+
+
+def environment_of_workers(
+    environment: Mapping[str, str], changes: Mapping[str, str] | None, hidden: Sequence[str]
+) -> dict[str, str]:
+    """Return what workers inherit: nothing whose name begins with one of `hidden`.
+
+    A worker is handed the secrets of its own pipeline; those of all others stay with the host
+    (I11).
+    """
+    merged = {**environment, **(changes or {})}
+    return {name: text for name, text in merged.items() if not name.startswith(tuple(hidden))}
 
 
 def request_line(request: WorkerRequest) -> bytes:

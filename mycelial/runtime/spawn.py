@@ -10,7 +10,13 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from mycelial.kernel.errors import OperationFailed
-from mycelial.runtime.launcher import WorkerHandle, request_line, write_line
+from mycelial.runtime.launcher import (
+    HIDDEN_FROM_WORKERS,
+    WorkerHandle,
+    environment_of_workers,
+    request_line,
+    write_line,
+)
 from mycelial.runtime.ports import WorkerRequest
 
 WORKER_ARGV = (sys.executable, "-m", "mycelial.cli.worker")
@@ -70,9 +76,10 @@ class SpawnLauncher:
         *,
         environment: Mapping[str, str] | None = None,
         new_session: bool = True,
+        hidden: Sequence[str] = HIDDEN_FROM_WORKERS,
     ) -> None:
         self._argv, self._environment = tuple(argv), environment
-        self._new_session = new_session
+        self._new_session, self._hidden = new_session, hidden
 
     def start(self, request: WorkerRequest) -> WorkerHandle:
         """Start a worker on a request."""
@@ -92,7 +99,7 @@ class SpawnLauncher:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                env=None if self._environment is None else {**os.environ, **self._environment},
+                env=environment_of_workers(os.environ, self._environment, self._hidden),
                 # A terminal's Ctrl-C is for the host, which then drains its workers.
                 start_new_session=self._new_session,
             )

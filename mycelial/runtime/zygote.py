@@ -27,7 +27,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mycelial.kernel.errors import OperationFailed
-from mycelial.runtime.launcher import UNKNOWN_STATUS, WorkerHandle, request_line, write_line
+from mycelial.runtime.launcher import (
+    HIDDEN_FROM_WORKERS,
+    UNKNOWN_STATUS,
+    WorkerHandle,
+    environment_of_workers,
+    request_line,
+    write_line,
+)
 from mycelial.runtime.ports import WorkerRequest
 
 ZYGOTE_ARGV = (sys.executable, "-m", "mycelial.cli.zygote")
@@ -240,7 +247,7 @@ class ForkedWorker:
 class _Zygote:
     """The host's end of one zygote process. Thread-safe."""
 
-    def __init__(self, argv: Sequence[str], environment: Mapping[str, str] | None) -> None:
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(REPLY_SECONDS)
         self._lock = threading.Lock()
@@ -252,7 +259,7 @@ class _Zygote:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env=None if environment is None else {**os.environ, **environment},
+                env=environment,
                 start_new_session=True,
             )
 
@@ -314,8 +321,9 @@ class ZygoteLauncher:
         argv: Sequence[str] = ZYGOTE_ARGV,
         *,
         environment: Mapping[str, str] | None = None,
+        hidden: Sequence[str] = HIDDEN_FROM_WORKERS,
     ) -> None:
-        self._argv, self._environment = tuple(argv), environment
+        self._argv, self._environment, self._hidden = tuple(argv), environment, hidden
         self._lock = threading.Lock()
         self._zygote: _Zygote | None = None
 
@@ -354,7 +362,9 @@ class ZygoteLauncher:
             self._zygote.close()
             self._zygote = None
         if self._zygote is None:
-            self._zygote = _Zygote(self._argv, self._environment)
+            self._zygote = _Zygote(
+                self._argv, environment_of_workers(os.environ, self._environment, self._hidden)
+            )
         worker_in, host_in = os.pipe()
         host_out, worker_out = os.pipe()
         try:

@@ -8,10 +8,16 @@ import signal
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from runtime_fakes import World, worker_argv, zygote_argv
 
-from mycelial.runtime.launcher import UNKNOWN_STATUS, control_line
+from mycelial.runtime.launcher import (
+    HIDDEN_FROM_WORKERS,
+    UNKNOWN_STATUS,
+    control_line,
+    environment_of_workers,
+)
 from mycelial.runtime.ports import Control, WorkerExit, WorkerMessage
 from mycelial.runtime.spawn import SpawnLauncher
 from mycelial.runtime.zygote import ZygoteLauncher, is_supported
@@ -176,3 +182,24 @@ def test_the_zygote_has_one_thread_and_no_forbidden_module(world, zygote):
     assert "pydantic_core" not in maps
     assert "pyarrow" not in maps
     assert sys.platform == "linux"
+
+
+def test_a_worker_inherits_no_secret_of_its_host(launcher, world, monkeypatch):
+    monkeypatch.setenv("MYCELIAL_SECRET_OTHERS_PW", "canary-1")
+    monkeypatch.setenv("MYCELIAL_TOKEN", "canary-2")
+    monkeypatch.setenv("MYCELIAL_TEST_ORDINARY", "inherited")
+    worker = launcher.start(endless(world))
+    until_committed(worker, 50)
+    process = psutil.Process(worker.pid)
+    inherited = "\n".join([*process.environ().values(), *process.cmdline()])
+    worker.kill()
+    worker.wait(10)
+    worker.close()
+    assert "canary" not in inherited
+    assert "inherited" in inherited
+
+
+def test_variables_of_a_prefix_of_ones_own_are_hidden_too():
+    before = {"SHOP_PW": "x", "PATH": "/bin", "MYCELIAL_SECRET_A": "y"}
+    hidden = (*HIDDEN_FROM_WORKERS, "SHOP_")
+    assert environment_of_workers(before, {"B": "z"}, hidden) == {"PATH": "/bin", "B": "z"}
