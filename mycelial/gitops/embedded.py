@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from mycelial.kernel.errors import Conflict
 from mycelial.kernel.files import fsync_dir
 
 _AUTHOR = "mycelial <mycelial@localhost>"
+_LOOK_SECONDS = 0.25  # between two looks at the branch: a push reaches us through the disk only
 
 
 class EmbeddedSource:
@@ -89,8 +91,14 @@ class EmbeddedSource:
         return self._tracked.changes(old, new)
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Return early when woken; at the timeout, whether another process moved the branch."""
-        return self._wakeup.wait(timeout_seconds) or self._stamp() != self._seen
+        """Return early when woken, or when another process moved the branch."""
+        deadline = time.monotonic() + timeout_seconds
+        while not (woken := self._wakeup.wait(min(_LOOK_SECONDS, deadline - time.monotonic()))):
+            if self._stamp() != self._seen:
+                return True
+            if time.monotonic() >= deadline:
+                break
+        return woken
 
     def wake(self) -> None:
         """Make `wait` return."""

@@ -212,6 +212,17 @@ def test_a_change_by_others_ends_a_wait(world: World) -> None:
     pytest.fail("the change was not noticed")
 
 
+def test_a_push_into_the_embedded_repository_ends_a_long_wait(tmp_path: Path) -> None:
+    source = EmbeddedSource(tmp_path / "repo.git")
+    seen = source.probe(None).revision
+    pushed = EmbeddedSource(tmp_path / "repo.git")
+    pushed.commit(Commit(seen, "Push", "Ada <ada@example.org>", {"a.yaml": b"x: 1\n"}))
+    waiter = threading.Thread(target=source.wait, args=(300,), daemon=True)
+    waiter.start()
+    waiter.join(20)
+    assert not waiter.is_alive()
+
+
 def test_commit_is_written_or_refused(world: World) -> None:
     world.write({"a.yaml": "x: 1\n", "b.yaml": "y: 1\n"})
     head = world.source.probe(None).revision
