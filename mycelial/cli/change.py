@@ -285,13 +285,16 @@ def _show_applied(reply: ApplyReply, output: str) -> None:
         click.echo(f"{change.kind}/{change.name} {_EFFECTS[change.effect]}")
     if reply.committed:
         click.echo(f"committed {short_revision(reply.revision)}", err=True)
+    elif any(change.held for change in reply.plan.changes):
+        click.echo(f"confirmed; {short_revision(reply.revision)} is in force", err=True)
     else:
         click.echo(f"nothing to commit; {short_revision(reply.revision)} says the same", err=True)
 
 
 @click.command()
-@click.argument("references", nargs=-1, required=True)
+@click.argument("references", nargs=-1)
 @click.option("-m", "--message", default="", help="Commit message.")
+@click.option("--held", is_flag=True, help="Confirm the deletions that are committed and held.")
 @click.option("--forget", is_flag=True, help="Checkpoints too: the name begins anew if it returns.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @render.output_option("text", "json")
@@ -300,12 +303,23 @@ def delete(
     session: Session,
     references: tuple[str, ...],
     message: str,
+    held: bool,
     forget: bool,
     yes: bool,
     output: str,
 ) -> None:
     """Commit the removal of objects: `delete wf/orders`. Their data stays where it is."""
     names = tuple("/".join(parse_reference(reference)) for reference in references)
+    if held:
+        names = tuple(dict.fromkeys((*names, *_held(session))))
+        if not yes and not sys.stdin.isatty():
+            raise UsageError(
+                "MYC-CLI-022",
+                f"this deletes {render.plural(len(names), 'object')}: " + ", ".join(names),
+                fix="add --yes to agree",
+            )
+    if not names:
+        raise click.UsageError("name what to delete: mycelial delete wf/NAME, or --held")
     request = PlanRequest(delete=names, forget=forget)
     preview = session.client.plan(request)
     _refuse_errors(preview.problems)
@@ -316,6 +330,14 @@ def delete(
         ApplyRequest(request=request, message=message, plan_hash=preview.plan_hash, confirmed=names)
     )
     _show_applied(reply, output)
+
+
+def _held(session: Session) -> tuple[str, ...]:
+    """Return the deletions that are committed and held. Raises: CheckSaysNo when there are none."""
+    held = tuple(w.name for w in session.client.workflows() if w.reason == "DeletionHeld")
+    if not held:
+        raise CheckSaysNo("MYC-CLI-023", "no deletion is held", fix="look: mycelial status")
+    return tuple(f"Workflow/{name}" for name in held)
 
 
 @click.command()

@@ -15,7 +15,14 @@ from mycelial.cli.session import Session
 from mycelial.kernel.clock import SystemClock, rfc3339
 from mycelial.kernel.errors import CheckSaysNo, ExitCode, OperationFailed, UsageError
 from mycelial.schemas.codec import encode
-from mycelial.schemas.views import DaemonView, EventView, PlacementView, StatusView, WorkflowView
+from mycelial.schemas.views import (
+    DaemonView,
+    EventView,
+    PlacementView,
+    RevisionView,
+    StatusView,
+    WorkflowView,
+)
 
 UNWELL_MAX = 10
 _SHA = re.compile(r"@([0-9a-f]{7})[0-9a-f]{33}\b")
@@ -238,9 +245,9 @@ def _describe_daemon(item: DaemonView, now: float) -> None:
 @render.output_option("text", "json", "yaml")
 @click.pass_obj
 def status(session: Session, output: str) -> int:
-    """The fleet on one screen. Exits with 1 when something is not applied or not healthy."""
+    """The fleet on one screen. Exits with 1 when something is not applied, unhealthy or held."""
     view = session.client.status()
-    well = view.applied == view.workflows and view.healthy == view.workflows and not view.problems
+    well = view.applied == view.healthy == view.workflows and not (view.problems or view.held)
     if output == "json":
         render.show_json(view)
     elif output == "yaml":
@@ -373,6 +380,16 @@ def history(session: Session, reference: str, limit: int, output: str) -> None:
             rows,
             empty="no commits yet; mycelial apply -f FILE makes the first",
         )
+        _show_refused(session, found)
+
+
+def _show_refused(session: Session, found: Sequence[RevisionView]) -> None:
+    """Say below the commits why the newest is not in force, with file and line."""
+    if found and found[0].outcome in ("invalid", "quarantined"):
+        view = session.client.status()
+        if view.revision_seen == found[0].revision:
+            click.echo(f"{short_revision(view.revision_seen)} is {found[0].outcome}:")
+            render.show_problems(view.problems, err=False)
 
 
 _CONDITIONS: dict[str, Callable[[WorkflowView], bool]] = {

@@ -7,6 +7,7 @@ out by compare-and-swap. A plan that was shown is compared by hash: a stale one 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from mycelial.kernel.errors import (
     StalePlan,
     UsageError,
 )
+from mycelial.reconciler.guard import judge_deletions, object_id
 from mycelial.reconciler.placement import Resolve
 from mycelial.reconciler.plan import FleetOutcome, plan_fleet
 from mycelial.schemas.desired import DesiredState
@@ -51,13 +53,15 @@ Edits = Mapping[str, bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A change as it would be made on top of `head`. `deleted` names what goes ("Workflow/x")."""
+    """A change as it would be made on top of `head`. `deleted` names what goes ("Workflow/x"),
+    `released` what is gone from `head` already and held by the guard."""
 
     head: str
     edits: Edits
     outcome: FleetOutcome
     problems: tuple[Problem, ...] = ()
     deleted: tuple[str, ...] = ()
+    released: tuple[str, ...] = ()
     diff: str = ""
 
     @property
@@ -111,7 +115,8 @@ class Changes:
 
     async def prepare(self, request: PlanRequest) -> Prepared:
         """Plan a request on the head; nothing is changed."""
-        return await self._prepared(lambda head: self._edits_of(request, head))
+        prepared = await self._prepared(lambda head: self._edits_of(request, head))
+        return dataclasses.replace(prepared, released=self._released(request))
 
     async def apply(self, who: Principal, request: ApplyRequest) -> ApplyReply:
         """Validate, plan and commit as one unit.
@@ -225,9 +230,33 @@ class Changes:
             to_delete=wanted.to_delete,
             editor=self._editor,
         )
-        if request.forget and wanted.to_delete:
-            edits |= self._forgetting(tree, edits, wanted.to_delete)
+        gone = wanted.to_delete | {_key(text) for text in request.delete}
+        if request.forget and gone:
+            edits |= self._forgetting(tree, edits, gone)
         return edits, wanted.problems
+
+    def _released(self, request: PlanRequest) -> tuple[str, ...]:
+        """Return which of the deletions asked for are committed already, and held.
+
+        Raises: CheckSaysNo MYC-API-057 unless they are all that is held: with a part confirmed the
+        rest would be few enough to pass unasked.
+        """
+        held = self._held()
+        released = tuple(sorted(held & set(request.delete)))
+        if released and (rest := sorted(held - set(released))):
+            raise CheckSaysNo(
+                "MYC-API-057",
+                f"held together with it: {', '.join(rest)}",
+                fix="confirm all of them: mycelial delete --held; or first bring back by a commit "
+                "what shall stay",
+            )
+        return released
+
+    def _held(self) -> frozenset[str]:
+        snapshot = self._controller.snapshot
+        ledger = snapshot.fleet.ledger
+        found = judge_deletions(snapshot.desired, ledger).held
+        return frozenset(object_id(ledger.known[uid]) for uid in found)
 
     def _forgetting(self, tree: Tree, edits: Edits, gone: set[ObjectKey]) -> Edits:
         front = self._compiler.front
@@ -253,7 +282,9 @@ class Changes:
                 there = {key for key, where in compiled.where.items() if where == path}
                 wanted.to_delete.update(there - named)
         for text in request.delete:
-            kind, _, name = text.partition("/")
+            kind, name = _key(text)
+            if (kind, name) not in compiled.where and text in self._held():
+                continue  # gone from git already: nothing to edit, only to confirm
             if (kind, name) not in compiled.where:
                 raise not_found(kind, name, (n for k, n in compiled.where if k == kind))
             wanted.to_delete.add((kind, name))
@@ -352,6 +383,10 @@ class Changes:
     async def _commit(
         self, who: Principal, prepared: Prepared, *, message: str, confirms: bool = True
     ) -> ApplyReply:
+        if confirms and prepared.released:
+            await self._controller.release(prepared.released, seconds=SETTLE_SECONDS)
+            for name in prepared.released:
+                self._chronicle.record("DeletionConfirmed", name, f"by {who.name}")
         if not prepared.edits:
             return ApplyReply(revision=prepared.head, plan=prepared.plan, committed=False,
                               problems=prepared.problems)  # fmt: skip
@@ -394,13 +429,18 @@ def _check(prepared: Prepared, *, plan_hash: str, confirmed: Iterable[str]) -> N
             "the plan was made for a state that has moved on",
             fix="make it again: mycelial plan",
         )
-    missing = sorted(set(prepared.deleted) - set(confirmed))
+    missing = sorted({*prepared.deleted, *prepared.released} - set(confirmed))
     if missing:
         raise CheckSaysNo(
             "MYC-API-051",
             f"this deletes {', '.join(missing)}, which was not confirmed",
             fix="confirm exactly these deletions",
         )
+
+
+def _key(text: str) -> ObjectKey:
+    kind, _, name = text.partition("/")
+    return kind, name
 
 
 def _has_errors(problems: Iterable[Problem]) -> bool:

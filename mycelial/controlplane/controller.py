@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from mycelial.controlplane import lastgood
@@ -141,8 +141,20 @@ class FleetController:
 
     async def settle(self, revision: str, *, seconds: float) -> bool:
         """Wait until a revision has been seen and planned; tell whether it was in time."""
+        return await self._until(lambda: self.snapshot.revision_seen == revision, seconds)
+
+    async def release(self, names: Iterable[str], *, seconds: float) -> None:
+        """Confirm deletions that are committed and held, and wait a while until they are begun."""
+        subjects = tuple(f"{name}:" for name in names)
+        await self.confirm_deletions(names)
+        self.poke()
+        await self._until(
+            lambda: not any(text.startswith(subjects) for text in self.snapshot.held), seconds
+        )
+
+    async def _until(self, is_done: Callable[[], bool], seconds: float) -> bool:
         deadline = self._clock.monotonic() + seconds
-        while self.snapshot.revision_seen != revision:
+        while not is_done():
             left = deadline - self._clock.monotonic()
             if left <= 0:
                 return False

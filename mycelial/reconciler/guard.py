@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from mycelial.reconciler.observed import KnownWorkflow, Ledger
 from mycelial.schemas.desired import DesiredState, Uid
 
+_WAYS_OUT = "confirm with `mycelial delete --held`, or undo the commit"
+
 
 @dataclass(frozen=True, slots=True)
 class Deletions:
@@ -57,5 +59,5 @@ def _guard(
         reason = f"it would remove {count} of {living}, more than {limits.fraction_max:.0%} at once"
     else:
         return Deletions(allowed=tuple(missing))
-    held = {known.uid: f"{reason}; confirm the deletion to carry it out" for known in unconfirmed}
+    held = {known.uid: f"{reason}; {_WAYS_OUT}" for known in unconfirmed}
     return Deletions(tuple(known for known in missing if known.uid not in held), held)

@@ -168,6 +168,33 @@ async def test_an_emptied_repository_is_held(world, manifest) -> None:
         assert (await world.reasons()).count("DeletionHeld") == 3
 
 
+async def test_a_held_deletion_that_was_pushed_is_confirmed_by_its_names(world, manifest) -> None:
+    async with world.running():
+        daemon = await world.join()
+        await world.push({f"{n}.yaml": manifest(f"w{n}") for n in range(3)})
+        await daemon.next_set()
+        head = await world.push({f"{n}.yaml": None for n in range(3)})
+        await world.until(lambda: bool(world.plane.controller.snapshot.held))
+        names = tuple(f"Workflow/w{n}" for n in range(3))
+        reply = await world.call(world.client.delete, names)
+        assert (reply.committed, reply.revision) == (False, head)
+        assert {t.name for t in (await daemon.next_set()).tombstones} == {"w0", "w1", "w2"}
+        assert (await world.call(world.client.status)).held == ()
+        assert (await world.reasons()).count("DeletionConfirmed") == 3
+
+
+async def test_a_part_of_a_held_deletion_cannot_be_confirmed(world, manifest) -> None:
+    async with world.running():
+        daemon = await world.join()
+        await world.push({f"{n}.yaml": manifest(f"w{n}") for n in range(3)})
+        await daemon.next_set()
+        await world.push({f"{n}.yaml": None for n in range(3)})
+        await world.until(lambda: bool(world.plane.controller.snapshot.held))
+        with pytest.raises(CheckSaysNo, match=r"MYC-API-057.*w1, Workflow/w2"):
+            await world.call(world.client.delete, ("Workflow/w0",))
+        assert len((await world.call(world.client.status)).held) == 3
+
+
 async def test_a_confirmed_deletion_of_everything_is_carried_out(world, manifest) -> None:
     async with world.running():
         daemon = await world.join()
