@@ -38,39 +38,52 @@ class _Relayed(MycelialError):
         return self._problems
 
 
-def work_apart(work: Callable[[], Any]) -> Any:
-    """Return the JSON value that `work` returns. Raises: what it raises, if it is a MycelialError.
+class Apart:
+    """A piece of work under way. `result` returns the JSON value that it returns.
 
-    Call it while the process has one thread.
+    Raises: what it raises, if that is a MycelialError. Begin while the process has one thread.
     """
-    if not hasattr(os, "fork") or sys.platform == "darwin":  # frameworks there do not survive it
-        return work()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        os._exit(_serve(work, writing))
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code != 0 or not answer:
-        raise InternalError("MYC-CLI-070", f"the checking process ended with {code}")
-    reply = json.loads(answer)
-    if "problems" not in reply:
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+        self._child = 0
+        if not hasattr(os, "fork") or sys.platform == "darwin":
+            return  # frameworks there do not survive a fork: it is done in `result`
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._reading, writing = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            os.close(self._reading)
+            os._exit(_serve(work, writing))
+        os.close(writing)
+
+    def result(self) -> Any:
+        """Wait for the answer."""
+        if not self._child:
+            return self._work()
+        with os.fdopen(self._reading, "rb") as pipe:
+            answer = pipe.read()
+        _, status = os.waitpid(self._child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code != 0 or not answer:
+            raise InternalError("MYC-CLI-070", f"the checking process ended with {code}")
+        reply = json.loads(answer)
+        if "problems" in reply:
+            raise _raised(reply)
         return reply["value"]
+
+
+def _raised(reply: dict[str, Any]) -> MycelialError:
     problems = [Problem.from_json(item) for item in reply["problems"]]
+    first = problems[0]
     match reply["kind"]:
         case "InvalidManifest":
-            raise InvalidManifest(problems)
+            return InvalidManifest(problems)
         case "UsageError":
-            first = problems[0]
-            raise UsageError(first.code, first.what, fix=first.fix, where=first.where)
+            return UsageError(first.code, first.what, fix=first.fix, where=first.where)
         case _:
-            raise _Relayed(problems, reply["exit"])
+            return _Relayed(problems, reply["exit"])
 
 
 def _serve(work: Callable[[], Any], writing: int) -> int:

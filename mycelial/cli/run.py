@@ -85,7 +85,7 @@ def run(
     Its position is kept, so that an interrupted run goes on where it was. Secrets come from
     MYCELIAL_SECRET_<NAME> or from --config.
     """
-    from mycelial.cli.apart import work_apart
+    from mycelial.cli.apart import Apart
     from mycelial.cli.files import read_manifests
     from mycelial.cli.fleet import parse_labels
     from mycelial.runtime.foreground import prestart
@@ -105,13 +105,24 @@ def run(
     worker = prestart()
     try:
         files = read_manifests(options.paths)
-        found = work_apart(lambda: _resolve(options, files))
+        checking = Apart(lambda: _resolve(options, files))
+        _load_the_rest()
+        found = checking.result()
         chosen = _Chosen(decode(PipelineSpec, found["spec"]), found["file"], files)
         gc.freeze()
         gc.enable()
         return _run(options, chosen, worker)
     finally:
         worker.close()
+
+
+def _load_the_rest() -> None:
+    """Import what is needed later, while the manifest is being checked next door."""
+    import mycelial.daemon.lock
+    import mycelial.daemon.policy
+    import mycelial.daemon.secrets
+    import mycelial.runtime.attempt
+    import mycelial.runtime.supervised  # noqa: F401
 
 
 @dataclass(frozen=True, slots=True)
