@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -420,3 +421,51 @@ def test_duckdb_is_loaded_only_where_sql_is_used_and_brings_nothing_heavy() -> N
         "assert not {'pyarrow', 'numpy', 'pandas', 'pydantic'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        pytest.param("select id from input, read_text('{file}')", id="file"),
+        pytest.param("select id from input where exists (from '{file}')", id="file-as-table"),
+        pytest.param("select * from glob('{folder}/*')", id="folder"),
+        pytest.param("select * from read_csv('http://127.0.0.1:1/x')", id="network"),
+        pytest.param("copy (from input) to '{folder}/out.csv'", id="write"),
+        pytest.param("select id from input; copy input to '{folder}/out.csv'", id="second"),
+        pytest.param("attach '{folder}/out.db' as out", id="attach"),
+        pytest.param("export database '{folder}/out'", id="export"),
+        pytest.param("load httpfs", id="extension"),
+        pytest.param("set enable_external_access = true", id="setting"),
+        pytest.param("select id, getenv('HOME') as home from input", id="environment"),
+    ],
+)
+def test_sql_reaches_nothing_but_its_batch(query: str, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("a\ncanary\n", "utf-8")
+    text = query.format(folder=tmp_path.as_posix(), file=(tmp_path / "in.csv").as_posix())
+    made = step("sql", query=text)
+    with pytest.raises(Permanent) as caught:
+        made.plan((ORDERS,))
+    made.close()
+    assert caught.value.problem.code == "MYC-XFORM-002"
+    assert "canary" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param("exists (from read_text('{file}'))", id="file"),
+        pytest.param(
+            "true) as keep from input; copy input to '{folder}/out'; select (true", id="2"
+        ),
+        pytest.param("true) as keep from read_text('{file}') --", id="another-table"),
+    ],
+)
+def test_a_filter_stays_an_expression_over_its_row(where: str, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("a\ncanary\n", "utf-8")
+    text = where.format(folder=tmp_path.as_posix(), file=(tmp_path / "in.csv").as_posix())
+    made = step("filter", where=text)
+    with pytest.raises(Permanent, match="MYC-XFORM-002"):
+        made.plan((ORDERS,))
+    made.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
