@@ -183,8 +183,8 @@ def make_batch(schema: StreamSchema, first: int, count: int) -> RecordBatch:
     """Return rows `first`.. of a test stream, the same ones every time."""
     from arro3.core import Array, RecordBatch
 
-    from mycelial.sdk.kit.arrowcast import cast_exact
     from mycelial.sdk.kit.arrowtypes import arrow_schema, parse_type
+    from mycelial.sdk.kit.casts import cast_exact
 
     arrays = []
     for column in schema.columns:

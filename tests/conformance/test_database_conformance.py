@@ -11,8 +11,8 @@ import pytest
 from arro3.core import Array, RecordBatch
 
 from mycelial.sdk.envelope import StreamSchema
-from mycelial.sdk.kit.arrowcast import cast_exact
 from mycelial.sdk.kit.arrowtypes import parse_type
+from mycelial.sdk.kit.casts import cast_exact
 from mycelial.sdk.plugin import Limits
 from mycelial.sdk.registry import Registry
 from mycelial.sdk.settings import Settings

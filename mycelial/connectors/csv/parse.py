@@ -13,8 +13,8 @@ from arro3.io import read_csv
 
 from mycelial.connectors.csv.records import BadQuote, BadReturn, Dialect, check_quotes
 from mycelial.sdk.errors import Permanent
-from mycelial.sdk.kit.arrowcast import Cast, cast_exact, is_text
 from mycelial.sdk.kit.arrowtypes import type_name
+from mycelial.sdk.kit.casts import Cast, cast_exact, is_text
 
 # Stands for a field that is `""` while Arrow's reader, which takes it for NULL, has the text.
 _EMPTY = "\x1aMYCELIAL-EMPTY\x1a"

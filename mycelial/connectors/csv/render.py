@@ -12,8 +12,8 @@ from arro3.io import write_csv
 
 from mycelial.connectors.csv.records import Dialect
 from mycelial.sdk.errors import Permanent
-from mycelial.sdk.kit.arrowcast import is_text
 from mycelial.sdk.kit.arrowtypes import type_name
+from mycelial.sdk.kit.casts import is_text
 
 _FORMULA = re.compile(r"[=+\-@\t\r\n]")
 

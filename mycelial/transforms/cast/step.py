@@ -9,8 +9,8 @@ from arro3.core import Array, DataType, Field, RecordBatch, Schema
 
 from mycelial.sdk.envelope import Reject, StreamSchema
 from mycelial.sdk.errors import Permanent
-from mycelial.sdk.kit.arrowcast import can_cast, cast_exact
 from mycelial.sdk.kit.arrowtypes import parse_type, type_name
+from mycelial.sdk.kit.casts import can_cast, cast_exact
 from mycelial.sdk.kit.step import RowStep, unknown_column
 
 if TYPE_CHECKING:
