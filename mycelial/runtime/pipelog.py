@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import threading
@@ -17,7 +18,11 @@ LINE_BYTES_MAX = 16 * 1024
 
 
 class PipeLog:
-    """Implements `kernel.ports.Log`. `scrub` masks secrets in every text (I11). Thread-safe."""
+    """Implements `kernel.ports.Log`. `scrub` masks secrets in every text (I11). Thread-safe.
+
+    A file of `max_bytes` becomes `<name>.1`, replacing the old one: so a pipeline's log stays
+    within a little more than twice that (I9).
+    """
 
     def __init__(
         self,
@@ -26,12 +31,10 @@ class PipeLog:
         *,
         scrub: Callable[[str], str] = str,
         max_bytes: int = MAX_BYTES,
-        fields: Mapping[str, object] | None = None,
     ) -> None:
-        self._path, self._clock, self._scrub = path, clock, scrub
-        self._max_bytes = max_bytes
-        self._fields = dict(fields or {})
-        self._lock = threading.Lock()
+        self._file = _File(path, max_bytes)
+        self._clock, self._scrub = clock, scrub
+        self._fields: dict[str, object] = {}
 
     def debug(self, event: str, **fields: object) -> None:
         """Write a line that only a developer wants."""
@@ -51,14 +54,8 @@ class PipeLog:
 
     def bind(self, **fields: object) -> Log:
         """Return a log on the same file that adds `fields` to every line."""
-        bound = PipeLog(
-            self._path,
-            self._clock,
-            scrub=self._scrub,
-            max_bytes=self._max_bytes,
-            fields={**self._fields, **fields},
-        )
-        bound._lock = self._lock
+        bound = copy.copy(self)
+        bound._fields = {**self._fields, **fields}
         return bound
 
     def _write(self, level: str, event: str, fields: Mapping[str, object]) -> None:
@@ -67,20 +64,42 @@ class PipeLog:
         data = self._scrub(text).encode(errors="replace")
         if len(data) > LINE_BYTES_MAX:
             data = json.dumps({**line, "truncated": True}, ensure_ascii=False).encode()
+        self._file.append(data + b"\n")
+
+
+class _File:
+    """Appends lines and rotates. A failed write drops its line: a full disk must not stop the rows.
+
+    The next line that fits says how many are missing (I10).
+    """
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        self._path, self._max_bytes = path, max_bytes
+        self._lock = threading.Lock()
+        self._dropped = 0
+
+    def append(self, line: bytes) -> None:
         with self._lock:
             try:
-                self._append(data + b"\n")
+                self._append(line)
             except OSError:
-                return  # a full disk must not stop the rows; the status still tells the story
+                self._dropped += 1
+            else:
+                self._dropped = 0
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, line: bytes) -> None:
+        if self._dropped:
+            note = {"level": "warning", "event": "lines lost", "count": self._dropped}
+            line = json.dumps(note).encode() + b"\n" + line
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             size = os.fstat(fd).st_size
-            os.write(fd, data)
+            if os.write(fd, line) < len(line):
+                os.ftruncate(fd, size)  # half a line would run into the next one
+                raise OSError("short write")
         finally:
             os.close(fd)
-        if size + len(data) > self._max_bytes:
+        if size + len(line) > self._max_bytes:
             self._path.replace(self._path.with_name(self._path.name + ".1"))
 
 

@@ -1,4 +1,4 @@
-"""Log lines: one line each, no control characters, no secrets, bounded on disk."""
+"""Log lines: one line each, no control characters, no secrets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from mycelial.kernel.clock import ManualClock
 from mycelial.kernel.errors import OperationFailed
 from mycelial.kernel.secret import Secret
-from mycelial.observability.logfile import RotatingFile, pipeline_log
 from mycelial.observability.logs import Level, StructuredLog, log_to
 
 
@@ -92,43 +91,3 @@ def test_the_stream_decides_the_style_and_a_closed_one_is_no_error():
 def test_an_unknown_level_names_the_choices():
     with pytest.raises(ValueError, match="debug, info, warning, error"):
         Level.parse("loud")
-
-
-def test_a_pipelines_log_stays_within_its_bound_and_keeps_the_newest(tmp_path):
-    path = tmp_path / "logs" / "orders.log"
-    log = pipeline_log(path, ManualClock(), bytes_max=10_000)
-    for number in range(1000):
-        log.info("line", number=number)
-    files = sorted(tmp_path.rglob("orders.log*"))
-    assert len(files) == 2
-    assert sum(file.stat().st_size for file in files) <= 10_000
-    newest = path.read_text().splitlines()[-1]
-    assert json.loads(newest)["number"] == 999
-
-
-def test_a_line_longer_than_the_file_is_cut(tmp_path):
-    file = RotatingFile(tmp_path / "x.log", bytes_max=200)
-    file.write("y" * 1000)
-    assert (tmp_path / "x.log").stat().st_size == 100
-
-
-def test_a_restart_goes_on_in_the_same_file(tmp_path):
-    for word in ("one", "two"):
-        file = RotatingFile(tmp_path / "x.log")
-        file.write(word)
-        file.close()
-    assert (tmp_path / "x.log").read_text() == "one\ntwo\n"
-
-
-def test_lines_that_could_not_be_written_are_counted_not_raised(tmp_path):
-    blocker = tmp_path / "dir"
-    blocker.write_text("a file where the folder should be")
-    file = RotatingFile(blocker / "x.log")
-    file.write("lost")
-    file.write("lost too")
-    assert file.dropped == 2
-    blocker.unlink()
-    file.write("kept")
-    note, kept = (blocker / "x.log").read_text().splitlines()
-    assert json.loads(note)["count"] == 2
-    assert kept == "kept"

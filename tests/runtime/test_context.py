@@ -149,3 +149,31 @@ def test_the_log_is_bounded_and_can_be_followed(tmp_path):
     assert [line["number"] for line in lines] == [95, 96, 97, 98, 99]
     log.info("after")
     assert [line["event"] for line in tail(path, 10, cursor)[0]] == ["after"]
+
+
+def test_lines_that_could_not_be_written_are_counted_not_raised(tmp_path):
+    blocker = tmp_path / "dir"
+    blocker.write_text("a file where the folder should be")
+    log = PipeLog(blocker / "log", ManualClock())
+    log.info("lost")
+    log.bind(part="0").info("lost too")
+    blocker.unlink()
+    blocker.mkdir()
+    log.info("kept")
+    lines, _ = tail(blocker / "log", 10)
+    assert [(line["event"], line.get("count")) for line in lines] == [
+        ("lines lost", 2),
+        ("kept", None),
+    ]
+
+
+def test_a_log_goes_on_in_the_file_of_its_predecessor(tmp_path):
+    for word in ("one", "two"):
+        PipeLog(tmp_path / "log", ManualClock()).info(word)
+    assert [line["event"] for line in tail(tmp_path / "log", 10)[0]] == ["one", "two"]
+
+
+def test_a_line_too_long_to_keep_says_so(tmp_path):
+    PipeLog(tmp_path / "log", ManualClock()).info("x", text="y" * 100_000)
+    (line,), _ = tail(tmp_path / "log", 10)
+    assert (line["event"], line["truncated"]) == ("x", True)
