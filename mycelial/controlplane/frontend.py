@@ -11,8 +11,8 @@ from mycelial.gitops.base import Tree
 from mycelial.kernel.errors import Problem
 from mycelial.schemas.catalog import Catalog
 from mycelial.schemas.check import check_file
-from mycelial.schemas.checked import CheckedFile
-from mycelial.schemas.compile import PROJECT_FILE, compile_tree
+from mycelial.schemas.checked import PROJECT_FILE, CheckedFile
+from mycelial.schemas.compile import compile_tree
 from mycelial.schemas.desired import DesiredState
 from mycelial.schemas.parse import parse_file
 from mycelial.schemas.views import ObjectView

@@ -6,6 +6,7 @@ secret never stands here, only its name. Nothing in this file can be set from th
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import tomllib
@@ -17,15 +18,10 @@ from typing import Any
 from mycelial.daemon.toml import Path as KeyPath
 from mycelial.daemon.toml import locate, positions
 from mycelial.kernel.errors import InvalidManifest, Location, Problem
+from mycelial.schemas.units import parse_size
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 CONFIG_BYTES_MAX = 1024 * 1024
-_SIZE = re.compile(r"(\d+)\s*([KMGT]i?B|B)")
-_SIZE_UNITS: Mapping[str, int] = {"B": 1} | {
-    f"{prefix}{suffix}": base**power
-    for power, prefix in enumerate("KMGT", start=1)
-    for suffix, base in (("B", 1000), ("iB", 1024))
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,11 +272,11 @@ def _pin(reader: _Reader, path: KeyPath, value: Any) -> str:
 
 
 def _size(reader: _Reader, path: KeyPath, value: Any) -> int | None:
-    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        reader.wrong(path, 'a size such as "512MiB"', value)
-        return None
-    return int(found[1]) * int(_SIZE_UNITS[found[2]])
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):  # told below, without the value
+            return parse_size(value)
+    reader.wrong(path, 'a size such as "512MiB"', value)
+    return None
 
 
 def _count(reader: _Reader, path: KeyPath, value: Any) -> int | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mycelial.gitops.base import Commit, ManifestSource, PathChange, VersionedSource
 from mycelial.gitops.grammar import check_path
 from mycelial.kernel.errors import CheckSaysNo, Conflict, NotAllowed, UsageError
+from mycelial.schemas.checked import PROJECT_FILE
 
 ObjectKey = tuple[str, str]  # kind, name
 
@@ -59,9 +60,6 @@ def plan_edits(
         path: data for path, data in edited.items() if data != files.get(path)
     }
     return result | dict.fromkeys(emptied)
-
-
-PROJECT_FILE = "mycelial.yaml"
 
 
 def new_path(kind: str, name: str) -> str:

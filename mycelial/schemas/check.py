@@ -12,7 +12,7 @@ from typing import Any
 from mycelial.kernel.canonical import digest
 from mycelial.kernel.errors import Location, Problem, Severity
 from mycelial.schemas.catalog import Catalog, CatalogEntry, Role
-from mycelial.schemas.checked import CheckedFile, CheckedObject, Mark
+from mycelial.schemas.checked import PROJECT_FILE, CheckedFile, CheckedObject, Mark
 from mycelial.schemas.connection import Connection
 from mycelial.schemas.daemon import Daemon
 from mycelial.schemas.fields import (
@@ -34,7 +34,7 @@ from mycelial.schemas.locate import (
 from mycelial.schemas.metadata import API_VERSION, Manifest
 from mycelial.schemas.near import nearest
 from mycelial.schemas.parse import ParsedFile, guess_object
-from mycelial.schemas.project import PROJECT_FILE, Project
+from mycelial.schemas.project import Project
 from mycelial.schemas.schedule import parse_schedule
 from mycelial.schemas.selectors import SelectorError, parse_selector
 from mycelial.schemas.templates import (

@@ -12,6 +12,7 @@ from typing import Any
 from mycelial.kernel.errors import Location, Problem, Severity
 
 FORMAT = 1
+PROJECT_FILE = "mycelial.yaml"
 Mark = tuple[int, int]  # line, column; from 1
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mycelial.kernel.canonical import digest
 from mycelial.kernel.errors import Location, Problem, Severity
-from mycelial.schemas.checked import CheckedFile, CheckedObject
+from mycelial.schemas.checked import PROJECT_FILE, CheckedFile, CheckedObject
 from mycelial.schemas.desired import (
     DeleteGuard,
     DeletionPolicy,
@@ -37,7 +37,6 @@ from mycelial.schemas.templates import TemplateError, fill
 if TYPE_CHECKING:
     from mycelial.schemas.catalog import Catalog, Role
 
-PROJECT_FILE = "mycelial.yaml"
 _UID_DIGITS = 32
 T = TypeVar("T")
 

@@ -9,8 +9,6 @@ from pydantic import Field
 from mycelial.schemas.base import Percent, StrictModel
 from mycelial.schemas.metadata import Manifest
 
-PROJECT_FILE = "mycelial.yaml"
-
 
 class DeleteGuardField(StrictModel):
     """Holds a deletion that would remove more than this at once until it is confirmed."""
