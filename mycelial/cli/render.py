@@ -14,7 +14,6 @@ from mycelial.schemas.codec import encode
 
 F = TypeVar("F", bound=Callable[..., Any])
 FORMAT_VERSION = 1
-OUTPUTS = ("table", "wide", "json", "yaml", "name")
 
 
 def output_option(*allowed: str) -> Callable[[F], F]:

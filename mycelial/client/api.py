@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -171,15 +171,6 @@ class Client:
             wait=wait_seconds,
             newest="false" if after_id else "true",
         )
-
-    def follow_events(self, *, after_id: int = 0, subject: str = "") -> Iterator[EventView]:
-        """Yield events as they come, for ever."""
-        while True:
-            for event in self.events(
-                after_id=after_id, subject=subject, wait_seconds=LONG_POLL_SECONDS
-            ):
-                after_id = max(after_id, event.id)
-                yield event
 
     def logs(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 from mycelial.controlplane.auth import Principal, Right
 from mycelial.controlplane.chronicle import Chronicle
 from mycelial.controlplane.links import DaemonLinks
-from mycelial.controlplane.looking import Snapshot, daemon_view, workflow_view
+from mycelial.controlplane.looking import Snapshot, workflow_view
 from mycelial.kernel.canonical import short
 from mycelial.kernel.clock import Clock
 from mycelial.kernel.errors import CheckSaysNo, Problem
@@ -185,11 +185,6 @@ class Acts:
 
     async def _ask(self, daemon_id: str, kind: str, args: Mapping[str, Any]) -> CommandResult:
         return await self._links.ask(daemon_id, kind, args, timeout_seconds=ASK_SECONDS)
-
-
-def known_daemon(snapshot: Snapshot, name: str) -> str:
-    """Return a daemon's id. Raises: NotFound."""
-    return daemon_view(snapshot, name).id
 
 
 def _chosen(placements: Iterable[PlacementView], daemon: str, workflow: str) -> list[PlacementView]:

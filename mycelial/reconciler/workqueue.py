@@ -107,11 +107,6 @@ class WorkQueue(Generic[K]):
         self._heap.clear()
 
     @property
-    def is_shutting_down(self) -> bool:
-        """True after `shut_down`."""
-        return self._is_shut_down
-
-    @property
     def is_finished(self) -> bool:
         """True when nothing will ever be handed out again, and no drain is awaited."""
         busy = bool(self._ready) or (self._is_draining and bool(self._processing))

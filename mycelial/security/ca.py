@@ -52,7 +52,6 @@ class CertificateAuthority:
     """Signs with a P-256 key that never leaves its directory (0700, files 0600)."""
 
     def __init__(self, directory: Path, clock: Clock | None = None) -> None:
-        self._directory = directory
         self._clock = clock or SystemClock()
         self._files = ServerFiles(
             directory / "server.pem", directory / "server.key", directory / "ca.pem"

@@ -20,7 +20,6 @@ from mycelial.sdk.kit.sql import TableName, add_column, create_table, names
 from mycelial.sdk.kit.types import Fit, Stored, lossy_edge
 
 Mode = Literal["append", "truncate", "replace", "upsert"]
-DeclaredMode = Literal["auto", "append", "truncate", "replace", "upsert"]
 RUN_MODES = ("truncate", "replace")
 
 
@@ -161,7 +160,6 @@ class TablePlan:
     staged: tuple[tuple[str, str, bool], ...]
     direct: bool
     ddl: tuple[str, ...]
-    created: bool
     lossy: tuple[LossyEdge, ...]
 
     @property
@@ -208,7 +206,7 @@ def plan_table(
             shown = there.declared if there else stored[column.name].declared
             lossy.append(lossy_edge(column, shown, fit.loses))
     wire = tuple((name, stored[name].wire) for name in stored)
-    return TablePlan(mode, target, key, wire, staged, direct, ddl, existing is None, tuple(lossy))
+    return TablePlan(mode, target, key, wire, staged, direct, ddl, tuple(lossy))
 
 
 def _stored(rules: TypeRules, target: TableName, column: Column) -> Stored:
