@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -28,6 +29,8 @@ from mycelial.schemas.codec import DecodeError, decode, encode
 BODY_BYTES_MAX = 20 * 1024 * 1024
 JSON_DEPTH_MAX = 32
 FORMAT_VERSION = 1
+
+_SURROGATE = re.compile(rb"\\u[dD]")
 
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
@@ -140,6 +143,8 @@ async def read_json(request: Request, *, bytes_max: int = BODY_BYTES_MAX) -> Any
         raise _too_deep() from error
     except ValueError as error:
         raise UsageError("MYC-API-001", f"the body is not JSON: {error}") from error
+    if _SURROGATE.search(body):
+        _check_text(data)
     _check_depth(data)
     return data
 
@@ -159,6 +164,17 @@ async def _read_body(request: Request, bytes_max: int) -> bytes:
         if len(body) > bytes_max:
             raise too_large
     return bytes(body)
+
+
+def _check_text(data: Any) -> None:
+    """Refuse half of a surrogate pair: no database, file or reply could hold it."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        what = "the body has an escape that is no character (half of a surrogate pair)"
+        raise UsageError("MYC-API-001", what) from error
+    except RecursionError as error:
+        raise _too_deep() from error
 
 
 def _refuse_constant(name: str) -> Any:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mycelial.controlplane.auth import Principal, Right
 from mycelial.controlplane.chronicle import Chronicle
@@ -28,6 +28,8 @@ from mycelial.storage.base import DaemonRecord, JoinToken, Store
 
 ENROLL_PER_SECOND = 20.0
 TTL_SECONDS_MAX = 30 * 86400.0
+LABELS_MAX = 64
+LABEL_CHARACTERS_MAX = 253
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")
 
 
@@ -99,6 +101,7 @@ class Joining:
         who.require(Right.JOIN)
         if request.name:
             _check_name(request.name)
+        _check_labels(request.labels)
         if not 0 < request.ttl_seconds <= TTL_SECONDS_MAX:
             raise UsageError(
                 "MYC-API-030",
@@ -192,13 +195,13 @@ class Joining:
         if expired and not found.used_by_key:
             raise self._refused(request, "the token has expired")
         _check_name(request.name)
+        _check_labels(request.labels)
         return found
 
     def _refused(self, request: EnrollRequest, why: str) -> NotAuthenticated:
         """Tell the fleet's people why, and the stranger only that."""
-        self._chronicle.record(
-            "EnrollmentRefused", f"Daemon/{request.name[:63]}", why, severity="warning"
-        )
+        name = request.name if _NAME.fullmatch(request.name) else "*"  # a stranger wrote it
+        self._chronicle.record("EnrollmentRefused", f"Daemon/{name}", why, severity="warning")
         return NotAuthenticated(
             "MYC-API-407",
             "the join token is not accepted",
@@ -253,6 +256,22 @@ def _check_name(name: str) -> None:
             "MYC-API-031",
             f"{name[:63]!r} cannot name a daemon",
             fix="use up to 63 lower-case letters, digits, dots and dashes",
+        )
+
+
+def _check_labels(labels: Mapping[str, str]) -> None:
+    fits = all(
+        0 < len(key) <= LABEL_CHARACTERS_MAX
+        and len(value) <= LABEL_CHARACTERS_MAX
+        and (key + value).isprintable()
+        for key, value in labels.items()
+    )
+    if not fits or len(labels) > LABELS_MAX:
+        raise UsageError(
+            "MYC-API-031",
+            "these cannot label a daemon",
+            fix=f"use at most {LABELS_MAX} labels of printable characters, names and values up "
+            f"to {LABEL_CHARACTERS_MAX}",
         )
 
 

@@ -267,3 +267,24 @@ async def test_reported_inventory_is_shown_and_survives(world) -> None:
 def test_the_key_of_a_request_is_what_makes_enrolment_idempotent() -> None:
     one, other = make_csr("a")[1], make_csr("a")[1]
     assert key_hash(one) == key_hash(one) != key_hash(other)
+
+
+async def test_what_a_stranger_calls_itself_harms_no_record_of_it(world) -> None:
+    async with world.running(), stranger(world) as http:
+        for name in (r'"\ud800"', r'"\u001b[2J\u0000\n"', '"' + "x" * 4000 + '"'):
+            body = '{"token": "x", "csr": "x", "name": ' + name + "}"
+            assert (await http.post("/v1/enroll", content=body)).status_code in (400, 401)
+        told = await world.reasons()
+        events = await world.call(world.client.events, limit=100)
+        assert "EnrollmentRefused" in told
+        assert all(e.subject.isprintable() and len(e.subject) < 200 for e in events)
+        assert (await world.join()).name == "shop-01"
+
+
+async def test_a_machine_cannot_label_itself_with_what_drives_a_terminal(world) -> None:
+    async with world.running(), stranger(world) as http:
+        token = (await world.call(world.client.create_token, "shop-01")).token
+        request = EnrollRequest(token, "shop-01", make_csr("shop-01")[1], {"site": "\x1b[2J"})
+        reply = await http.post("/v1/enroll", json=encode(request))
+        assert (reply.status_code, reply.json()["problems"][0]["code"]) == (400, "MYC-API-031")
+        assert (await world.join(token=token)).name == "shop-01"

@@ -65,6 +65,7 @@ async def test_every_route_of_the_api_asks_for_the_token(world) -> None:
         pytest.param("POST", "/plan", b"[" * 100 + b"]" * 100, 400, "MYC-API-002", id="deep"),
         pytest.param("POST", "/plan", b"[" * 200_000, 400, "MYC-API-002", id="very-deep"),
         pytest.param("POST", "/plan", b'{"prune": NaN}', 400, "MYC-API-001", id="nan"),
+        pytest.param("POST", "/plan", b'["\\ud800"]', 400, "MYC-API-001", id="half-a-character"),
         pytest.param("POST", "/plan", b'{"files": 3}', 400, "MYC-API-004", id="wrong-type"),
         pytest.param("GET", "/workflows/none", b"", 404, "MYC-API-020", id="no-such-workflow"),
         pytest.param("GET", "/nothing", b"", 404, "MYC-API-404", id="no-such-route"),
@@ -240,3 +241,39 @@ def test_importing_the_client_loads_no_terminal_library() -> None:
     )
     loaded = set(json.loads(out.stdout))
     assert not loaded & {"rich", "pygments", "pydantic", "click", "cryptography"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("../out.yaml", id="above"),
+        pytest.param("a/../../out.yaml", id="above-later"),
+        pytest.param("/tmp/out.yaml", id="absolute"),
+        pytest.param(".git/hooks/out.yaml", id="git"),
+        pytest.param("-o.yaml", id="option"),
+        pytest.param("a\x00\n\x1b[2J.yaml", id="control-characters"),
+        pytest.param("", id="empty"),
+    ],
+)
+async def test_the_repository_decides_where_a_new_object_is_kept(world, manifest, path) -> None:
+    async with world.running(), raw(world) as http:
+        body = {"request": {"files": {path: manifest()}}, "message": "a\x00\x1b[2J\nb"}
+        assert (await http.post("/api/v1/apply", json=body)).status_code == 200
+        tree = await world.call(world.source.tree, world.source.probe(None).revision)
+    assert list(tree.files) == ["workflows/orders.yaml"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pytest.param({"site": "\x1b[2J"}, id="control-characters"),
+        pytest.param({"\u202e": "x"}, id="direction"),
+        pytest.param({"": "x"}, id="no-name"),
+        pytest.param({"site": "x" * 1000}, id="long"),
+        pytest.param({f"l{n}": "" for n in range(100)}, id="many"),
+    ],
+)
+async def test_labels_of_a_token_are_few_short_and_printable(world, labels) -> None:
+    async with world.running(), raw(world) as http:
+        reply = await http.post("/api/v1/tokens", json={"labels": labels, "ttl_seconds": 60})
+    assert (reply.status_code, reply.json()["problems"][0]["code"]) == (400, "MYC-API-031")
