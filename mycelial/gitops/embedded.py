@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -92,11 +91,12 @@ class EmbeddedSource:
 
     def wait(self, timeout_seconds: float) -> bool:
         """Return early when woken, or when another process moved the branch."""
-        deadline = time.monotonic() + timeout_seconds
-        while not (woken := self._wakeup.wait(min(_LOOK_SECONDS, deadline - time.monotonic()))):
+        left = timeout_seconds
+        while not (woken := self._wakeup.wait(min(_LOOK_SECONDS, left))):
+            left -= _LOOK_SECONDS
             if self._stamp() != self._seen:
                 return True
-            if time.monotonic() >= deadline:
+            if left <= 0:
                 break
         return woken
 
