@@ -115,11 +115,11 @@ class UnitWriter:
     def _run(self) -> None:
         try:
             with self._path.open("wb") as file:
-                sink = _Hashing(file)
+                target = _Hashing(file)
                 reader = RecordBatchReader.from_batches(self._schema, self._pull())
-                write_parquet(reader, sink, **self._options)  # type: ignore[arg-type]
+                write_parquet(reader, target, **self._options)  # type: ignore[arg-type]
                 file.flush()
                 os.fsync(file.fileno())
-            self._summary = (sink.size, f"sha256:{sink.digest.hexdigest()}")
+            self._summary = (target.size, f"sha256:{target.digest.hexdigest()}")
         except BaseException as error:  # carried to the thread that writes
             self._failure = error
