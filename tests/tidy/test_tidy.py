@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "mycelial"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text("utf-8")) for path in MODULES}
 ROOMS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
 PACKAGES = sorted(path.parent for path in PACKAGE.rglob("__init__.py"))
 
@@ -33,14 +34,14 @@ def tracked() -> list[Path]:
 
 @pytest.mark.parametrize("room", ROOMS, ids=name_of)
 def test_a_room_says_what_lives_there_what_does_not_and_which_way_data_flows(room):
-    doc = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
+    doc = ast.get_docstring(TREES[room / "__init__.py"]) or ""
     signposts = ("Lives here:", "Does not live here:", "Data flow:")
     assert [sign for sign in signposts if sign not in doc] == []
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=name_of)
 def test_a_package_says_what_it_is(package):
-    doc = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    doc = ast.get_docstring(TREES[package / "__init__.py"]) or ""
     assert len(doc) > 30
 
 
@@ -86,12 +87,11 @@ def words_of(name: str) -> set[str]:
     return {part.removesuffix("s") for part in parts}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_names_are_words_of_the_glossary(path):
-    names = {*defined_names(ast.parse(path.read_text())), path.stem}
+def test_names_are_words_of_the_glossary():
     wrong = {
-        name
-        for name in names
+        (name_of(path), name)
+        for path in MODULES
+        for name in {*defined_names(TREES[path]), path.stem}
         for word in words_of(name) & FORBIDDEN.keys()
         if name not in FORBIDDEN[word] and name.removesuffix("s") not in FORBIDDEN[word]
     }
@@ -119,7 +119,7 @@ SHARED: set[str] = set()
 def test_no_code_is_raised_in_two_rooms():
     rooms: dict[str, set[str]] = defaultdict(set)
     for path in MODULES:
-        for code, _ in codes_in(ast.parse(path.read_text())):
+        for code, _ in codes_in(TREES[path]):
             rooms[code].add(path.relative_to(PACKAGE).parts[0])
     assert {code: used for code, used in rooms.items() if len(used) > 1} == {
         code: rooms[code] for code in SHARED
@@ -133,26 +133,33 @@ def test_no_area_of_codes_belongs_to_two_packages_of_connectors():
         parts = path.relative_to(PACKAGE).parts
         if parts[0] not in {"connectors", "transforms"} or len(parts) < 3:
             continue
-        for code, _ in codes_in(ast.parse(path.read_text())):
+        for code, _ in codes_in(TREES[path]):
             owners[code.split("-")[1]].add(parts[1])
     shared_by_all = {"TYPE", "FILE", "TABLE", "XFORM"}  # of the kit; of all transforms
     assert {a: o for a, o in owners.items() if len(o) > 1 and a not in shared_by_all} == {}
 
 
+def lines_with(pattern: re.Pattern[str]) -> list[str]:
+    return [
+        f"{name_of(path)}:{number}: {line.strip()}"
+        for path in MODULES
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1)
+        if pattern.search(line)
+    ]
+
+
 MARKS = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|X{3})\b")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_nothing_is_left_for_later(path):
-    assert [line for line in path.read_text().splitlines() if MARKS.search(line)] == []
+def test_nothing_is_left_for_later():
+    assert lines_with(MARKS) == []
 
 
 BARE = re.compile(r"#\s*(?:noqa|type:\s*ignore)\s*(?:$|[^:\[\s])")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_silenced_check_is_named(path):
-    assert [line for line in path.read_text().splitlines() if BARE.search(line)] == []
+def test_a_silenced_check_is_named():
+    assert lines_with(BARE) == []
 
 
 def test_catching_everything_gives_its_reason():
