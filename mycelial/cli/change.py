@@ -122,7 +122,7 @@ def show_plan(plan: Plan) -> None:
         "delete": sum(c.effect is Effect.DELETE for c in plan.changes),
     }
     text = ", ".join(f"{count} to {verb}" for verb, count in counts.items())
-    click.echo(f"Plan: {text}, {plan.unchanged} unchanged")
+    render.say(f"Plan: {text}, {plan.unchanged} unchanged")
 
 
 def _show_change(change: Change) -> None:
@@ -132,18 +132,18 @@ def _show_change(change: Change) -> None:
     name = f"{change.kind}/{change.name}"
     moved = f" (was {change.moved_from})" if change.moved_from else ""
     place = f"  {change.location}" if change.location else ""
-    click.echo(
+    render.say(
         f"  {_MARKS[change.effect]} {name}{moved}  {_EFFECTS[change.effect]}  {where}{place}"
     )
     if change.reason:
-        click.echo(f"      {change.reason}")
+        render.say(f"      {change.reason}")
     for field in change.fields:
         path = re.sub(r"\[0*(\d+)\]", r"[\1]", field.path)  # padded for sorting
-        click.echo(f"      {path}: {_value(field.before)} -> {_value(field.after)}")
+        render.say(f"      {path}: {_value(field.before)} -> {_value(field.after)}")
     for lacking in change.lacking:
-        click.echo(f"      cannot run on {lacking}")
+        render.say(f"      cannot run on {lacking}")
     if change.held:
-        click.echo(f"      HELD: {change.held}")
+        render.say(f"      HELD: {change.held}")
 
 
 def _value(value: object) -> str:
@@ -157,24 +157,24 @@ def _show_live(reply: PlanReply) -> None:
     for where, live in sorted(reply.live.items()):
         _show_live_plan(where, live)
     for unknown in reply.live_unknown:
-        click.echo(f"  ? {unknown}")
+        render.say(f"  ? {unknown}")
 
 
 def _show_live_plan(where: str, live: LivePlan) -> None:
     if live.problem is not None:
-        click.echo(f"  ! {where}")
+        render.say(f"  ! {where}")
         render.show_problems((live.problem,), err=False)
         return
     rows = "" if live.rows_estimate is None else f", about {live.rows_estimate:,} rows"
-    click.echo(f"  {where}: {live.mode} into {live.target}, {live.guarantee}{rows}")
+    render.say(f"  {where}: {live.mode} into {live.target}, {live.guarantee}{rows}")
     if live.guarantee_reason:
-        click.echo(f"      {live.guarantee_reason}")
+        render.say(f"      {live.guarantee_reason}")
     for statement in live.ddl:
-        click.echo(textwrap.indent(statement, " " * 6))
+        render.say_lines(textwrap.indent(statement, " " * 6))
     for edge in live.lossy:
-        click.echo(f"      lossy: {edge}")
+        render.say(f"      lossy: {edge}")
     for note in live.notes:
-        click.echo(f"      note: {note}")
+        render.say(f"      note: {note}")
 
 
 @click.command()
@@ -188,7 +188,10 @@ def diff(session: Session, paths: tuple[str, ...], files: tuple[str, ...]) -> in
         raise click.UsageError("name the files to compare: mycelial diff FILE...")
     reply = session.client.plan(_request(wanted))
     _refuse_errors(reply.problems)
-    click.echo(reply.diff, nl=False)
+    if sys.stdout.isatty():
+        render.say_lines(reply.diff)
+    else:  # a program may want to apply it
+        click.echo(reply.diff, nl=False)
     return ExitCode.SAYS_NO if reply.diff else ExitCode.DONE
 
 

@@ -25,6 +25,10 @@ from mycelial.schemas.views import (
 )
 
 UNWELL_MAX = 10
+_UNPLACED_NEXT = (
+    "compare `spec.selector` with the labels in `mycelial get daemons`; "
+    "a new machine joins by `mycelial daemon token --name NAME --label KEY=VALUE`"
+)
 _SHA = re.compile(r"@([0-9a-f]{7})[0-9a-f]{33}\b")
 
 KINDS = {
@@ -179,66 +183,68 @@ def describe(session: Session, reference: str, output: str) -> None:
     elif kind == "Daemon":
         _describe_daemon(item, SystemClock().now())
     else:
-        click.echo(f"{kind}/{item.name}  {item.file}:{item.line} ({short_revision(item.revision)})")
-        click.echo(item.manifest.rstrip())
+        render.say(f"{kind}/{item.name}  {item.file}:{item.line} ({short_revision(item.revision)})")
+        render.say_lines(item.manifest.rstrip())
 
 
 def _describe_workflow(item: WorkflowView, now: float) -> None:
-    click.echo(f"Workflow  {item.name}  (generation {item.generation}, uid {item.uid})")
-    click.echo(f"Manifest  {item.file}:{item.line} ({short_revision(item.revision)})")
-    click.echo(f"Flow      {item.source} -> {item.destination}, {item.schedule}")
-    click.echo(
+    render.say(f"Workflow  {item.name}  (generation {item.generation}, uid {item.uid})")
+    render.say(f"Manifest  {item.file}:{item.line} ({short_revision(item.revision)})")
+    render.say(f"Flow      {item.source} -> {item.destination}, {item.schedule}")
+    render.say(
         f"Applied   {item.applied}/{item.placed}   Healthy {item.healthy}/{item.placed}   "
         f"Rows {item.rows_committed:,} ({render.quantity(item.rows_per_second)}/s)"
     )
     for place in item.placements:
         _describe_placement(item.name, place, now)
     if not item.placements:
-        click.echo(f"Not placed  {item.reason}: {item.message}")
+        render.say(f"Not placed  {item.reason}: {item.message}")
+        render.say(f"    next: {_UNPLACED_NEXT}")
     if item.problems:
-        click.echo("Problems")
+        render.say("Problems")
         render.show_problems(item.problems, err=False)
 
 
 def _describe_placement(workflow: str, place: PlacementView, now: float) -> None:
     status = place.status
     state = status.state if status else "unknown"
-    click.echo(f"\n  on {place.daemon} ({place.liveness})  {state}  {place.reason}")
+    click.echo()
+    render.say(f"  on {place.daemon} ({place.liveness})  {state}  {place.reason}")
     if place.message:
-        click.echo(f"    {place.message}")
+        render.say(f"    {place.message}")
     if status is None:
         return
     counters = status.counters
-    click.echo(
+    render.say(
         f"    generation {status.observed_generation} of {place.generation}, fence "
         f"{status.epoch}.{status.attempt}, {status.guarantee or 'guarantee not yet known'}"
     )
-    click.echo(
+    render.say(
         f"    rows read {counters.rows_read:,}, committed {counters.rows_committed:,} in "
         f"{render.plural(counters.units_committed, 'unit')}, restarts {counters.restarts}"
     )
     for part, position in sorted(status.positions.items()):
-        click.echo(f"    position of part {part}: {position}")
+        render.say(f"    position of part {part}: {position}")
     if status.retry_at:
-        click.echo(f"    tries again in {render.age(status.retry_at - now)}")
+        render.say(f"    tries again in {render.age(status.retry_at - now)}")
     if status.error is not None:
         render.show_problems((status.error,), err=False)
-        click.echo(f"    next: mycelial logs {workflow} -d {place.daemon}")
+        render.say(f"    next: mycelial logs {workflow} -d {place.daemon}")
 
 
 def _describe_daemon(item: DaemonView, now: float) -> None:
     seen = f"{render.age(now - item.last_report)} ago" if item.last_report else "never"
-    click.echo(f"Daemon    {item.name}  {item.liveness}, last report {seen}  (id {item.id or '-'})")
+    render.say(f"Daemon    {item.name}  {item.liveness}, last report {seen}  (id {item.id or '-'})")
     labels = ", ".join(f"{k}={v}" for k, v in sorted(item.labels.items()))
-    click.echo(f"Labels    {labels or '-'}")
-    click.echo(f"Applied   {item.applied}/{item.assigned}")
+    render.say(f"Labels    {labels or '-'}")
+    render.say(f"Applied   {item.applied}/{item.assigned}")
     if item.inventory is not None:
-        click.echo(f"Version   {item.inventory.version} on {item.inventory.platform}")
-        click.echo(f"Can       {', '.join(item.inventory.capabilities) or '-'}")
+        render.say(f"Version   {item.inventory.version} on {item.inventory.platform}")
+        render.say(f"Can       {', '.join(item.inventory.capabilities) or '-'}")
         for endpoint in item.inventory.endpoints:
-            click.echo(f"Endpoint  {endpoint.name}: {endpoint.connector} {endpoint.role}")
+            render.say(f"Endpoint  {endpoint.name}: {endpoint.connector} {endpoint.role}")
     for status in item.pipelines:
-        click.echo(f"  {status.name}  {status.state}  {status.counters.rows_committed:,} rows")
+        render.say(f"  {status.name}  {status.state}  {status.counters.rows_committed:,} rows")
 
 
 @click.command()
@@ -254,19 +260,19 @@ def status(session: Session, output: str) -> int:
         render.show_yaml(view)
     else:
         counts = ", ".join(f"{n} {state}" for state, n in sorted(view.daemons.items()) if n)
-        click.echo(f"Source     {view.source}")
+        render.say(f"Source     {view.source}")
         same = view.revision_seen == view.revision_applied
-        click.echo(
+        render.say(
             f"Revision   {short_revision(view.revision_applied) or 'none yet'}"
             + ("" if same else f"  (head is {short_revision(view.revision_seen)})")
         )
-        click.echo(f"Workflows  {view.workflows}: {view.applied} applied, {view.healthy} healthy")
-        click.echo(
+        render.say(f"Workflows  {view.workflows}: {view.applied} applied, {view.healthy} healthy")
+        render.say(
             f"Daemons    {counts or 'none; make a token: mycelial daemon token --name NAME'}"
         )
         _show_unwell(session, view)
         for held in view.held:
-            click.echo(f"Held       {held}")
+            render.say(f"Held       {held}")
         if view.source_error is not None:
             render.show_problems((view.source_error,), err=False)
         render.show_problems(view.problems, err=False)
@@ -280,9 +286,9 @@ def _show_unwell(session: Session, view: StatusView) -> None:
     unwell = [w for w in session.client.workflows() if not 0 < w.placed == w.applied == w.healthy]
     for workflow in unwell[:UNWELL_MAX]:
         why = ": ".join(text for text in (workflow.reason, workflow.message) if text)
-        click.echo(f"  wf/{workflow.name}  {why}")
+        render.say(f"  wf/{workflow.name}  {why}")
     if len(unwell) > UNWELL_MAX:
-        click.echo(f"  and {len(unwell) - UNWELL_MAX} more: mycelial get wf")
+        render.say(f"  and {len(unwell) - UNWELL_MAX} more: mycelial get wf")
 
 
 @click.command()
@@ -316,7 +322,7 @@ def _event_text(event: EventView) -> None:
     times = f" (x{event.count})" if event.count > 1 else ""
     mark = {"error": "!", "warning": "~"}.get(event.severity, " ")
     message = _SHA.sub(r"@\1", event.message)
-    click.echo(f"{rfc3339(event.at)} {mark} {event.reason:<20} {event.subject}  {message}{times}")
+    render.say(f"{rfc3339(event.at)} {mark} {event.reason:<20} {event.subject}  {message}{times}")
 
 
 @click.command()
@@ -336,7 +342,7 @@ def logs(
         for reply in session.client.logs(workflow, daemon=daemon, lines=lines, cursors=cursors):
             cursors[reply.daemon] = reply.cursor
             for line in reply.lines:
-                click.echo(json.dumps(line) if output == "json" else _log_text(reply.daemon, line))
+                render.say(json.dumps(line) if output == "json" else _log_text(reply.daemon, line))
         if not follow:
             return
         sys.stdout.flush()
@@ -388,7 +394,7 @@ def _show_refused(session: Session, found: Sequence[RevisionView]) -> None:
     if found and found[0].outcome in ("invalid", "quarantined"):
         view = session.client.status()
         if view.revision_seen == found[0].revision:
-            click.echo(f"{short_revision(view.revision_seen)} is {found[0].outcome}:")
+            render.say(f"{short_revision(view.revision_seen)} is {found[0].outcome}:")
             render.show_problems(view.problems, err=False)
 
 

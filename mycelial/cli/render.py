@@ -60,7 +60,7 @@ def show_yaml(value: Any) -> None:
 def show_names(kind: str, names: Iterable[str]) -> None:
     """Print `kind/name`, one a line, for scripts."""
     for name in names:
-        click.echo(f"{kind.lower()}/{name}")
+        say(f"{kind.lower()}/{name}")
 
 
 def _document(value: Any) -> Mapping[str, Any]:
@@ -96,12 +96,13 @@ def _scalar(value: Any) -> str:
         and all(char.isalnum() or char in "._/-" for char in value)
         and value.lower() not in ("true", "false", "null", "yes", "no", "on", "off", "nan", "inf")
     )
-    return value if plain else json.dumps(value, ensure_ascii=False)
+    is_safe = not isinstance(value, str) or value.isprintable()
+    return value if plain else json.dumps(value, ensure_ascii=not is_safe)
 
 
 def show_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """Print aligned columns; `empty` says what to do next when there are no rows."""
-    cells = [[_clean(str(cell)) for cell in row] for row in rows]
+    cells = [[clean(str(cell)) for cell in row] for row in rows]
     if not cells:
         click.echo(empty, err=True)
         return
@@ -111,8 +112,21 @@ def show_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, empt
         click.echo(text.rstrip())
 
 
-def _clean(text: str) -> str:
-    """Escape control characters: a name from a manifest must not drive the terminal."""
+def say(line: str) -> None:
+    """Print one line of text that others wrote: it stays one line, and drives no terminal."""
+    click.echo(clean(line))
+
+
+def say_lines(text: str) -> None:
+    """Print text of several lines that others wrote, such as a manifest; nothing for none."""
+    for line in text.removesuffix("\n").split("\n") if text else ():
+        click.echo("\t".join(map(clean, line.split("\t"))))
+
+
+def clean(text: str) -> str:
+    """Escape control and direction characters."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
