@@ -35,7 +35,7 @@ from mycelial.schemas.desired import PipelineSpec, PluginUse, Schedule
 from mycelial.schemas.wire import PipelineState
 from mycelial.sdk.envelope import Checkpoint, FenceToken, Part, Position
 from mycelial.sdk.errors import PluginError
-from mycelial.sdk.plugin import LifecycleEvent
+from mycelial.sdk.plugin import LifecycleEvent, Source
 from mycelial.sdk.registry import Registry
 from mycelial.sdk.settings import Settings
 
@@ -149,8 +149,9 @@ class Worker:
         """Store a position on a person's order, in the destination and then in the journal."""
         request = self._request
         part, position = Part(request.part), Position(request.position)
-        destination = build_parts(self._registry, request.spec).destination
-        journal = self._open_journal()
+        parts = build_parts(self._registry, request.spec)
+        self._probe_position(parts.source, part, position)
+        destination, journal = parts.destination, self._open_journal()
         try:
             held = destination.open(self._ctx, request.spec.scope, self._fence).get(part)
             entry = journal.latest.get((request.spec.scope, part))
@@ -164,6 +165,18 @@ class Worker:
             destination.close()
         self._reporter.event("StateSet", f"part {part}: the position was set by hand")
         return WorkerMessage("result", value={"part": part, "seq": seq, "position": position})
+
+    def _probe_position(self, source: Source, part: Part, position: Position) -> None:
+        """Let the source read from the position to itself, which is nothing: one it does not
+        understand is refused before it is stored. A source that reads once is left alone.
+        """
+        if not source.plan(self._ctx).replayable:
+            return
+        source.open(self._ctx)
+        try:
+            next(iter(source.read(part, position, position)), None)
+        finally:
+            source.close()
 
     def _lifecycle(self) -> WorkerMessage:
         spec = self._request.spec

@@ -161,6 +161,17 @@ def test_a_restored_destination_is_never_resumed_silently(world, replayable, lau
         assert world.arrived() == world.made
 
 
+def test_a_position_the_source_cannot_read_is_refused_before_it_is_stored(world, launcher):
+    run_foreground(world.request(order="a"), launcher=launcher)
+    before = world.committed_id()
+    request = world.request(attempt=2, job="state-set", part="0", position='{"a": 1}')
+    assert run_foreground(request, launcher=launcher).problem is not None
+    assert world.committed_id() == before
+    world.add([51])
+    outcome = run_foreground(world.request(attempt=3, order="b"), launcher=launcher)
+    assert (outcome.state, world.arrived()) == (S.FINISHED, world.made)
+
+
 def test_a_corrupt_journal_is_set_aside_and_the_destination_decides(world, launcher):
     run_foreground(world.request(order="a"), launcher=launcher)
     (world.state / "journal").write_bytes(b"junk\njunk\njunk\n")

@@ -110,7 +110,7 @@ def _number(position: Position | None) -> int:
         return int(json.loads(position)["n"])
     except (ValueError, KeyError, TypeError) as error:
         raise Permanent(
-            "MYC-GEN-001", "the stored position is no row number", fix='set {"n": 0} or higher'
+            "MYC-GEN-001", "the position is no row number", fix='set {"n": 0} or higher'
         ) from error
 
 

@@ -79,7 +79,7 @@ def decode(position: Position | None) -> Place:
 def _unreadable(position: Position) -> Permanent:
     return Permanent(
         "MYC-TYPE-020",
-        f"the stored position {position!r} is not one of a table read",
+        f"the position {position} is not one of a table read",
         fix="set a position with `mycelial state set`, or reset the pipeline to read anew",
     )
 

@@ -72,7 +72,7 @@ class FilesPosition:
         except (ValueError, KeyError, TypeError) as error:
             raise Permanent(
                 "MYC-FILE-010",
-                "the stored position is not a position in files",
+                "the position is not a position in files",
                 fix='set one of the form {"done":{},"file":"a.csv","place":[0,0,0,0]}',
             ) from error
 
@@ -167,7 +167,7 @@ class FilesSource:
     ) -> Iterator[Envelope]:
         here = FilesPosition.parse(resume)
         goal = None if until is None else FilesPosition.parse(until)
-        if resume is not None:
+        if resume is not None and until is None:  # a bounded read repeats, or probes a position
             self.durable(part, resume)  # a crash may have come between commit and `durable`
         files = list_files(self.ctx, self.pattern)
         here = _without_missing(here, files)

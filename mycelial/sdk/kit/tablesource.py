@@ -119,7 +119,7 @@ class Layout:
     def _other_order(self, place: cursors.Place) -> Permanent:
         return Permanent(
             "MYC-TYPE-022",
-            f"the stored position has {len(place.values)} values, the read is ordered by "
+            f"the position has {len(place.values)} values, the read is ordered by "
             f"{names(self.order)}",
             fix="the cursor or key has changed: reset the pipeline, or `mycelial state set`",
         )
