@@ -89,11 +89,7 @@ class Agent:
             local = LocalState(self._state_dir, clock=around.clock, events=around.events)
             identity = local.identity()
             if identity is None:
-                raise OperationFailed(
-                    "MYC-DAEMON-021",
-                    "this machine has not joined a control plane",
-                    fix="join it: mycelial daemon join --server URL --token TOKEN --name NAME",
-                )
+                raise _not_joined(local)
             boot = self._begin(local)
             await self._live(local, identity, boot, stop)
             with contextlib.suppress(MycelialError):  # a full disk must not spoil an orderly end
@@ -233,3 +229,14 @@ def _load() -> Mapping[str, float]:
     if not hasattr(os, "getloadavg"):
         return {}
     return {"load_1m": round(os.getloadavg()[0], 2), "cpus": float(os.cpu_count() or 1)}
+
+
+def _not_joined(local: LocalState) -> OperationFailed:
+    aside = local.set_aside("identity.json")
+    why = f"; its identity.json was damaged and set aside as {aside}" if aside else ""
+    return OperationFailed(
+        "MYC-DAEMON-021",
+        f"this machine has not joined a control plane{why}",
+        fix=("restore identity.json from a backup, or " if aside else "")
+        + "join it: mycelial daemon join --server URL --token TOKEN --name NAME",
+    )

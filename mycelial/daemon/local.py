@@ -108,7 +108,9 @@ class LocalState:
             return None
         for path in (self.key_file, self.cert_file, self.ca_file):
             if self._identity_part(path.name) is None:
-                raise self._rejoin(path, f"{path.name} is missing")
+                aside = self.set_aside(path.name)
+                why = f", it was damaged and set aside as {aside}" if aside else ""
+                raise self._rejoin(path, f"{path.name} is missing{why}")
         try:
             return decode(Identity, json.loads(found))
         except (DecodeError, ValueError) as error:
@@ -209,6 +211,12 @@ class LocalState:
             f"{path.name} was set aside as {aside.name}: {why}",
             severity="error",
         )
+
+    def set_aside(self, name: str) -> str:
+        """Return the name under which a file was set aside last; empty when it never was."""
+        found = self.state_dir.glob(f"{name}.corrupt-*")
+        newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+        return newest.name if newest else ""
 
     def _lenient(self, name: str, cls: type[T]) -> T | None:
         """Read what can be had again elsewhere: damage is quarantined and reported, not raised."""

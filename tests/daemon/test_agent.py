@@ -473,6 +473,11 @@ def test_a_damaged_identity_ends_the_start_with_exit_3(control, machine):
     with pytest.raises(StateCorrupt) as caught:
         asyncio.run(machine.agent().run(asyncio.Event()))
     assert (caught.value.code, caught.value.exit_code) == ("MYC-DAEMON-011", 3)
+    (aside,) = machine.state_dir.glob("identity.json.corrupt-*")
+    with pytest.raises(OperationFailed) as again:
+        asyncio.run(machine.agent().run(asyncio.Event()))
+    assert again.value.code == "MYC-DAEMON-021"
+    assert aside.name in again.value.problem.what
 
 
 def test_a_damaged_set_is_set_aside_and_comes_back_from_the_control_plane(

@@ -91,7 +91,8 @@ def test_a_damaged_identity_is_a_clear_error(local, name, damage):
         local.identity()
     assert caught.value.code == "MYC-DAEMON-011"
     assert "join" in caught.value.problem.fix
-    assert list(local.state_dir.glob(f"{name}.corrupt-*"))
+    (aside,) = local.state_dir.glob(f"{name}.corrupt-*")
+    assert local.set_aside(name) == aside.name
 
 
 @pytest.mark.parametrize("name", ["key.pem", "cert.pem", "ca.pem"])
