@@ -14,7 +14,7 @@ class Limits(StrictModel):
     """Caps on what the daemon runs."""
 
     memory: Size | None = Field(default=None, gt=0)
-    """Memory of all pipelines together, such as `2GiB`."""
+    """Memory of each pipeline's worker process, such as `2GiB`."""
     pipelines: int | None = Field(default=None, ge=0)
     """How many pipelines may run."""
 
