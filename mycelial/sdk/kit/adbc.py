@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mycelial.sdk.errors import Interrupted, PluginError
@@ -58,7 +58,7 @@ class Session:
 
     def stream(self, sql: str, options: Mapping[str, str] | None = None) -> Iterator[RecordBatch]:
         """Yield a result batch by batch; the statement ends when the iterator is closed."""
-        from arro3.core import RecordBatchReader
+        from mycelial.sdk.kit.cstream import batches
 
         with self._statement() as statement:
             with self._errors():
@@ -66,15 +66,14 @@ class Session:
                     statement.set_options(**options)
                 statement.set_sql_query(sql)
                 handle, _ = statement.execute_query()
-                reader = RecordBatchReader.from_arrow(handle)
-            while True:
-                self.check()
-                with self._errors():
-                    try:
-                        batch = reader.read_next_batch()
-                    except StopIteration:
+            with closing(batches(handle)) as reader:
+                while True:
+                    self.check()
+                    with self._errors():
+                        batch = next(reader, None)
+                    if batch is None:
                         return
-                yield batch
+                    yield batch
 
     def ingest(
         self,
